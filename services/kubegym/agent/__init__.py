@@ -1,0 +1,1 @@
+"""Harnesses: the conversation loop as a pure step function, and its driver."""

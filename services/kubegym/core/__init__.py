@@ -1,0 +1,1 @@
+"""Wire types, rows, outcomes, ids and errors. Depends on nothing else of KubeGym."""

@@ -1,0 +1,179 @@
+"""The seams between agent, model, resources and rollout engine.
+
+Each side depends on these, never on the other's internals; the local runner and the servers compose them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from kubegym.core.clock import Deadline
+from kubegym.core.messages import Done, Item, Message, Turn
+from kubegym.core.outcomes import Failure, Outcome, StopReason
+from kubegym.core.trajectory import Rollout, Verdict
+
+
+@dataclass(slots=True)
+class CallContext:
+    """Who asks a model, for seeds, routing and deadlines.
+
+    Attributes:
+        rollout_id: the rollout (and attempt) this call belongs to.
+        deadline: the rollout's; a client excuses waits that are not the rollout's own.
+        seed: the seed to send with this call, or None to send none.
+    """
+
+    rollout_id: str
+    deadline: Deadline
+    seed: int | None = None
+
+
+@dataclass(slots=True)
+class ModelReply:
+    """A model's answer.
+
+    Attributes:
+        response: a Responses object (contract 1.4).
+        policy_version: version of the weights that made it, where the endpoint tells.
+        seconds: time the call took, waits for capacity left out.
+        waited: time spent in queues, 429 and 503 back-off.
+    """
+
+    response: dict[str, Any]
+    policy_version: int | None = None
+    seconds: float = 0.0
+    waited: float = 0.0
+
+
+class ModelClient(Protocol):
+    """Text generation by role: one instance a model, shared by all rollouts."""
+
+    model: str
+
+    async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        """Answer Responses create-params. Retries within its bounds. Raises ModelError."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections or the engine."""
+        ...
+
+
+class Session(Protocol):
+    """One rollout's environment, in this process or behind HTTP.
+
+    Every method raises RolloutError when the environment could not do its part.
+    """
+
+    multi_turn: bool
+    """Whether ``respond`` answers assistant messages."""
+
+    async def seed(self) -> list[Item]:
+        """Prepare the session; items to append to the row's input."""
+        ...
+
+    def tools(self) -> list[dict[str, Any]]:
+        """Tool definitions (Responses shape) for a row that brings none of its own."""
+        ...
+
+    def parallel(self, name: str) -> bool:
+        """Whether calls of this tool may run beside others of the same turn."""
+        ...
+
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
+        """The tool's output text. A refusal (ToolError, bad arguments, unknown tool) is output, too."""
+        ...
+
+    async def respond(self, turn: Turn) -> Message | Done:
+        """The environment's reply to an assistant message without tool calls."""
+        ...
+
+    async def verify(self, rollout: Rollout) -> Verdict:
+        """Score the conversation."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the session holds. Never raises for the session's own trouble."""
+        ...
+
+
+@dataclass(slots=True)
+class Assignment:
+    """One attempt to be made: a rollout of a task.
+
+    Attributes:
+        environment: name of the run's environment entry the row belongs to.
+        row: the input row, as parsed.
+        task_id: see ``core.ids.task_id``.
+        task_index: the task's place in the run.
+        rollout_index: which of the task's rollouts, from 0.
+        attempt: from 0.
+        rollout_id: see ``core.ids.rollout_id``.
+    """
+
+    environment: str
+    row: dict[str, Any]
+    task_id: str
+    task_index: int
+    rollout_index: int
+    rollout_id: str
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """How an attempt ended: everything the row needs beside the assignment.
+
+    ``response`` is the contract's response object: on a failure what there was of it, or None. ``timing`` is in
+    seconds, ``usage`` by role, ``turns`` one entry a model call.
+    """
+
+    outcome: Outcome
+    reward: float | None = None
+    failure: Failure | None = None
+    stop_reason: StopReason | None = None
+    response: dict[str, Any] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+    components: dict[str, float] = field(default_factory=dict)
+    usage: dict[str, dict[str, int]] = field(default_factory=dict)
+    timing: dict[str, float] = field(default_factory=dict)
+    turns: list[dict[str, Any]] = field(default_factory=list)
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentInfo:
+    """What a row says of the environment that made it."""
+
+    name: str
+    version: str
+    verifier: str
+    verifier_version: str
+    agent: str
+    model: str
+
+
+class Episodes(Protocol):
+    """Runs attempts: agent, model and environment composed, for all entries of a run."""
+
+    async def run(self, assignment: Assignment) -> Attempt:
+        """Make one attempt. A failed attempt is a value; only cancellation is raised."""
+        ...
+
+    def info(self, environment: str) -> EnvironmentInfo:
+        """Names and versions for the rows of an entry."""
+        ...
+
+    def verifies_groups(self, environment: str) -> bool:
+        """Whether the entry has ``verify_group``, so that a group's rows wait for each other."""
+        ...
+
+    async def verify_group(self, environment: str, group: list[tuple[Assignment, Attempt]]) -> None:
+        """Replace the verdicts of a whole group's scored attempts, in place."""
+        ...
+
+    async def close(self) -> None:
+        """Tear down environments and models."""
+        ...

@@ -1,0 +1,79 @@
+"""Rollout rows: NeMo Gym's fields and ours under one key (contract 2.3, DESIGN section 6 "Files")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+
+from kubegym.core.ids import rollout_id
+from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
+
+SCHEMA = 1
+"""Schema number of the ``kubegym`` object; within a number fields are only added."""
+
+AGENT_TYPE = "responses_api_agents"
+
+
+def build_row(assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, run_id: str) -> dict[str, Any]:
+    """The row of one attempt.
+
+    Unknown fields of the input are echoed, the verdict's fields win over them, and the reward is null unless a
+    verifier gave it.
+    """
+    row = dict(assignment.row)
+    row["responses_create_params"] = attempt.params or row.get("responses_create_params", {})
+    row["response"] = attempt.response
+    row["reward"] = attempt.reward
+    if attempt.components:
+        row.update(attempt.components)
+        row["reward_components"] = attempt.components
+    row.update(attempt.fields)
+    row.setdefault("_ng_task_index", assignment.task_index)
+    row["_ng_rollout_index"] = assignment.rollout_index
+    if assignment.attempt:
+        row["_ng_attempt_index"] = assignment.attempt
+    if not row.get("agent_ref"):
+        row["agent_ref"] = {"type": AGENT_TYPE, "name": info.agent}
+    row["kubegym"] = {
+        "schema": SCHEMA,
+        "run_id": run_id,
+        "rollout_id": rollout_id(run_id, assignment.task_index, assignment.rollout_index, assignment.attempt),
+        "task_id": assignment.task_id,
+        "task_index": assignment.task_index,
+        "environment": {"name": info.name, "version": info.version},
+        "verifier": {"name": info.verifier, "version": info.verifier_version},
+        "attempt": assignment.attempt,
+        "outcome": attempt.outcome,
+        "failure": attempt.failure.to_dict() if attempt.failure else None,
+        "stop_reason": attempt.stop_reason,
+        "seed": attempt.seed,
+        "policy": {"model": info.model, "versions": _versions(attempt.turns)},
+        "usage": attempt.usage,
+        "timing": attempt.timing,
+        "turns": attempt.turns,
+        "samples_ref": None,
+        "stale": False,
+    }
+    return row
+
+
+def _versions(turns: list[dict[str, Any]]) -> list[int]:
+    return sorted({turn["policy_version"] for turn in turns if turn["policy_version"] is not None})
+
+
+def encode_row(row: Mapping[str, Any]) -> bytes:
+    """One JSON line, newline included. Raises TypeError for values JSON has no word for."""
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def failure_class(row: Mapping[str, Any]) -> str | None:
+    """NeMo Gym's ``_ng_failure_class`` for a row of ours that has no reward; None where it has one (DESIGN 3.2)."""
+    ours = row["kubegym"]
+    if ours["outcome"] == "scored":
+        return None
+    failure = ours["failure"]
+    if failure is None:
+        return "unscored"
+    return "judge_failed" if failure["stage"] == "judge" else f"{failure['stage']}_error"

@@ -1,0 +1,1 @@
+"""Datasets in, metrics and merged files out."""

@@ -1,0 +1,1 @@
+"""Model clients, engines and the conversion between their dialects."""

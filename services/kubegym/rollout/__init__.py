@@ -1,0 +1,1 @@
+"""The rollout engine: plan, claim, work, commit; the Collector."""
