@@ -32,7 +32,8 @@ PUBLIC = [
     "run",
     "tool",
 ]
-HEAVY = {"pandas", "pyarrow", "numpy", "torch", "transformers", "xllamacpp", "typer", "rich", "obstore", "pydantic"}
+ENGINES_AND_TABLES = {"pandas", "pyarrow", "numpy", "torch", "transformers", "xllamacpp"}
+HEAVY = ENGINES_AND_TABLES | {"typer", "rich", "obstore", "pydantic"}
 
 
 def test_public_names() -> None:
@@ -61,13 +62,17 @@ def test_version_is_the_distribution_s() -> None:
     assert kubegym.__version__ == version("kubegym")
 
 
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages that importing a module brings into a fresh interpreter."""
+    program = f"import sys, {module}; print(*(name.partition('.')[0] for name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
 def test_import_loads_nothing_heavy() -> None:
-    program = "import sys, kubegym; print(*(name.partition('.')[0] for name in sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert HEAVY & set(loaded.split()) == set()
+    assert loaded_by("kubegym") & HEAVY == set()
 
 
 def test_command_line_loads_no_engine_and_no_table_library() -> None:
-    program = "import sys, kubegym.cli.main; print(*(name.partition('.')[0] for name in sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert {"pandas", "pyarrow", "numpy", "torch", "transformers", "xllamacpp"} & set(loaded.split()) == set()
+    assert loaded_by("kubegym.cli.main") & ENGINES_AND_TABLES == set()
