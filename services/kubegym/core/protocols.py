@@ -38,12 +38,14 @@ class ModelReply:
         policy_version: version of the weights that made it, where the endpoint tells.
         seconds: time the call took, waits for capacity left out.
         waited: time spent in queues, 429 and 503 back-off.
+        stop: why the reply is cut short, as far as the endpoint tells; None for a whole one.
     """
 
     response: dict[str, Any]
     policy_version: int | None = None
     seconds: float = 0.0
     waited: float = 0.0
+    stop: StopReason | None = None
 
 
 class ModelClient(Protocol):
@@ -68,6 +70,12 @@ class Session(Protocol):
 
     multi_turn: bool
     """Whether ``respond`` answers assistant messages."""
+
+    deadline: Deadline | None
+    """The rollout's; who runs the attempt sets it before ``seed``. None outside of an attempt."""
+
+    usage: dict[str, dict[str, int]]
+    """What the environment's own models (judge, user, ...) used, by role (``core.usage``)."""
 
     async def seed(self) -> list[Item]:
         """Prepare the session; items to append to the row's input."""
