@@ -14,6 +14,7 @@ help: ## List the verbs
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do printf '  %-14s %s\n' "$$verb" "$$text"; done
 
 install: $(STAMP) ## Make .venv with everything a developer needs
+	@echo 'Ready: .venv/bin/kubegym'
 
 run: $(STAMP) ## Collect rollouts of the arithmetic environment with the embedded model
 	@exec $(BIN)/kubegym run environments/arithmetic $(ARGS)
