@@ -1,0 +1,162 @@
+"""The bytes of a dataset, from a local file or an object store, and their decompression."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, Protocol
+from urllib.parse import unquote, urlsplit
+
+from kubegym.core.errors import InvalidSpec
+from kubegym.data.lines import BLOCK
+from kubegym.storage.errors import ObjectNotFound
+from kubegym.storage.options import StoreOptions
+from kubegym.storage.protocol import ObjectStore
+
+Format = Literal["jsonl", "jsonl.zst", "parquet"]
+
+
+class OpenStore(Protocol):
+    """``kubegym.storage.open_store``: from a URL to a store."""
+
+    def __call__(self, url: str, /, *, options: StoreOptions | None = None) -> ObjectStore:
+        """The store at a URL."""
+        ...
+
+
+REMOTE_BLOCK = 8 << 20
+"""Bytes asked of an object store at a time."""
+
+_EXTENSIONS: tuple[tuple[str, Format], ...] = (
+    (".jsonl", "jsonl"),
+    (".ndjson", "jsonl"),
+    (".zst", "jsonl.zst"),
+    (".parquet", "parquet"),
+)
+
+# A piece of compressed text this long grows to a few MB at most, even where it repeats itself a hundredfold.
+_COMPRESSED_PIECE = 32 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a dataset lies: a local ``path``, else ``key`` in the store at ``url``."""
+
+    path: Path | None
+    url: str = ""
+    key: str = ""
+
+
+def locate(uri: str) -> Location:
+    """The place a dataset URI names: a path, ``file://``, or an object such as ``s3://bucket/a/rows.jsonl``.
+
+    Raises:
+        InvalidSpec: no object is named.
+    """
+    if "://" not in uri:
+        return Location(Path(uri).expanduser())
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise InvalidSpec(f"dataset {uri}: write file:///path, with three slashes, for a local file")
+        return Location(Path(unquote(parts.path)))
+    url, _, key = uri.rpartition("/")
+    if not key or url.endswith(":/"):
+        raise InvalidSpec(f"dataset {uri} names no object; write e.g. s3://bucket/folder/rows.jsonl")
+    return Location(None, url, key)
+
+
+def format_of(uri: str, declared: Format | None) -> Format:
+    """The format: as declared, else by the extension. Raises InvalidSpec where neither tells."""
+    if declared is not None:
+        return declared
+    for extension, name in _EXTENSIONS:
+        if uri.endswith(extension):
+            return name
+    raise InvalidSpec(f"dataset {uri}: the extension tells no format; set format to jsonl, jsonl.zst or parquet")
+
+
+def open_local(path: Path, source: str) -> BinaryIO:
+    """Open a local dataset. Raises InvalidSpec where there is none, or it cannot be read."""
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InvalidSpec(f"dataset {source} does not exist", reason="DatasetNotFound") from None
+    except OSError as error:
+        raise InvalidSpec(f"dataset {source} cannot be read: {error.strerror}", reason="DatasetUnreadable") from error
+
+
+async def local_bytes(file: BinaryIO) -> AsyncIterator[bytes]:
+    """All bytes of an open file, a block at a time."""
+    descriptor, position = file.fileno(), 0
+    while block := os.pread(descriptor, BLOCK, position):
+        position += len(block)
+        yield block
+        await asyncio.sleep(0)
+
+
+async def remote_bytes(
+    location: Location, source: str, open_store: OpenStore, options: StoreOptions | None
+) -> AsyncIterator[bytes]:
+    """All bytes of an object, ``REMOTE_BLOCK`` at a time.
+
+    Raises:
+        InvalidSpec: there is no such object.
+        StoreError: the store did not answer.
+    """
+    store = open_store(location.url, options=options)
+    try:
+        position = 0
+        while True:
+            try:
+                block = await store.get_range(location.key, position, REMOTE_BLOCK)
+            except ObjectNotFound:
+                raise InvalidSpec(f"dataset {source} does not exist", reason="DatasetNotFound") from None
+            if block:
+                yield block
+            position += len(block)
+            if len(block) < REMOTE_BLOCK:
+                return
+    finally:
+        await store.close()
+
+
+class Zstd:
+    """Incremental decompression of one or more frames.
+
+    Raises:
+        InvalidSpec: the bytes are not zstd, or end in the middle of a frame (``finish``).
+    """
+
+    def __init__(self, source: str) -> None:
+        import zstandard
+
+        self._source = source
+        self._error = zstandard.ZstdError
+        self._new_frame = zstandard.ZstdDecompressor().decompressobj
+        self._frame = self._new_frame()
+        self._inside = False
+
+    def feed(self, block: bytes) -> Iterator[bytes]:
+        """The text of the next compressed bytes, in pieces of bounded size."""
+        for start in range(0, len(block), _COMPRESSED_PIECE):
+            piece = block[start : start + _COMPRESSED_PIECE]
+            while piece:
+                self._inside = True
+                try:
+                    text = self._frame.decompress(piece)
+                except self._error as error:
+                    raise InvalidSpec(f"dataset {self._source} is not valid zstd: {error}") from error
+                piece = b""
+                if self._frame.eof:
+                    piece = self._frame.unused_data
+                    self._frame, self._inside = self._new_frame(), False
+                yield text
+
+    def finish(self) -> None:
+        """The compressed bytes have ended."""
+        if self._inside:
+            raise InvalidSpec(f"dataset {self._source} ends in the middle of a zstd frame; is it a partial download?")
