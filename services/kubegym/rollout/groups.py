@@ -1,0 +1,91 @@
+"""Groups: all rollouts of one task, put together as they finish (DESIGN section 6 "Groups")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kubegym.core.protocols import Assignment, Attempt
+from kubegym.rollout.pool import Workload
+
+Member = tuple[int, Assignment, Attempt]
+"""Ordinal, assignment and final attempt of a rollout."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All rollouts of one task, in order of their rollout index; ``rollouts`` are rows."""
+
+    task_id: str
+    task_index: int
+    environment: str
+    rollouts: list[dict[str, Any]] = field(repr=False)
+
+    @property
+    def scored(self) -> list[dict[str, Any]]:
+        """The rollouts that have a reward."""
+        return [row for row in self.rollouts if row["reward"] is not None]
+
+    @property
+    def rewards(self) -> list[float]:
+        """The rewards of the scored rollouts."""
+        return [row["reward"] for row in self.scored]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPolicy:
+    """Which groups are delivered and exported; the record keeps them all.
+
+    Attributes:
+        min_scored: a group with fewer scored rollouts is *partial* (default: all of them).
+        on_partial: what happens to partial groups.
+        drop_zero_variance: leave out groups whose rewards are all equal: they carry no advantage.
+    """
+
+    min_scored: int | None = None
+    on_partial: Literal["Deliver", "Drop"] = "Deliver"
+    drop_zero_variance: bool = False
+
+    def delivers(self, group: Group) -> bool:
+        """Whether the group passes."""
+        rewards = group.rewards
+        needed = len(group.rollouts) if self.min_scored is None else self.min_scored
+        if self.on_partial == "Drop" and len(rewards) < needed:
+            return False
+        return not (self.drop_zero_variance and len(set(rewards)) <= 1)
+
+
+class GroupAssembly:
+    """Collects the members of the groups in flight."""
+
+    def __init__(self) -> None:
+        self._missing: dict[int, int] = {}
+        self._members: dict[int, list[Member]] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    def expect(self, workload: Workload) -> None:
+        """Count, for a shard just claimed, how many rollouts each task still lacks."""
+        for ordinal in workload.shard.head.remaining():
+            task = workload.shard.plan.planned(ordinal).task_index
+            self._missing[task] = self._missing.get(task, 0) + 1
+
+    def add(self, ordinal: int, assignment: Assignment, attempt: Attempt) -> list[Member] | None:
+        """Take a finished member; the whole group, by rollout index, when it was the last one."""
+        task = assignment.task_index
+        members = self._members.setdefault(task, [])
+        members.append((ordinal, assignment, attempt))
+        self._missing[task] -= 1
+        if self._missing[task]:
+            return None
+        del self._missing[task], self._members[task]
+        return sorted(members, key=lambda member: member[1].rollout_index)
+
+    def keep(self, assignment: Assignment, row: dict[str, Any]) -> None:
+        """Keep a member's row until its group is taken."""
+        self._rows[assignment.rollout_id] = row
+
+    def take(self, members: list[Member]) -> Group:
+        """The finished group with its rows."""
+        first = members[0][1]
+        rows = [self._rows.pop(assignment.rollout_id) for _, assignment, _ in members]
+        return Group(first.task_id, first.task_index, first.environment, rows)

@@ -1,0 +1,230 @@
+"""Where a worker's next shard comes from: a plan's table, or tasks as they are handed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kubegym.core.ids import rollout_id
+from kubegym.core.protocols import Assignment
+from kubegym.rollout.head import Head, head_key
+from kubegym.rollout.plan import Plan, ShardPlan
+from kubegym.rollout.shard import OpenShard, StoreAccess, claim_shard
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A task ready to run: the entry its row goes to, the row, and its id."""
+
+    environment: str
+    row: dict[str, Any]
+    task_id: str
+
+
+class TaskSource(Protocol):
+    """Reads the rows of a run."""
+
+    async def tasks(self, environment: str, first_row: int, count: int) -> list[TaskRow]:
+        """``count`` tasks of an entry's dataset from ``first_row``, routed to the entries they go to."""
+        ...
+
+
+@dataclass(slots=True)
+class Workload:
+    """A held shard with its tasks."""
+
+    shard: OpenShard
+    tasks: Sequence[TaskRow]
+    run_id: str
+
+    def assignment(self, ordinal: int) -> Assignment:
+        """The first attempt (of this generation) of an ordinal."""
+        planned = self.shard.plan.planned(ordinal)
+        task = self.tasks[planned.task_index - self.shard.plan.first_task]
+        return Assignment(
+            environment=task.environment,
+            row=task.row,
+            task_id=task.task_id,
+            task_index=planned.task_index,
+            rollout_index=planned.rollout_index,
+            rollout_id=rollout_id(self.run_id, planned.task_index, planned.rollout_index, planned.attempt),
+            attempt=planned.attempt,
+        )
+
+    def group_size(self, task_index: int) -> int:
+        """How many rollouts of a task belong to this generation."""
+        return self.shard.plan.group_size(task_index)
+
+
+class ShardPool(Protocol):
+    """Hands out shards, one claim at a time."""
+
+    async def claim(self) -> Workload | None:
+        """The next shard for this worker, or None when there is none left for it."""
+        ...
+
+
+def interleave(plan: Plan, weights: dict[str, float], start: float = 0.0) -> Iterator[ShardPlan]:
+    """The plan's shards in claiming order: entries share by weight, each entry's shards in order.
+
+    Smooth weighted round-robin over shards (every dataset is used whole; a weight says how soon). ``start`` in [0, 1)
+    rotates each entry's order, so that workers of one run begin at different places.
+    """
+    queues: dict[str, list[ShardPlan]] = {}
+    for shard in plan.work():
+        queues.setdefault(shard.environment, []).append(shard)
+    credit = dict.fromkeys(queues, 0.0)
+    turn = {name: int(len(shards) * start) for name, shards in queues.items()}
+    left = {name: len(shards) for name, shards in queues.items()}
+    while left:
+        total = sum(weights.get(name, 1.0) for name in left)
+        for name in left:
+            credit[name] += weights.get(name, 1.0) / total
+        name = max(left, key=lambda entry: credit[entry])
+        credit[name] -= 1.0
+        shards = queues[name]
+        yield shards[turn[name] % len(shards)]
+        turn[name] += 1
+        left[name] -= 1
+        if not left[name]:
+            del left[name]
+
+
+class PlanPool:
+    """Claims the shards of a plan.
+
+    Args:
+        access: the store and who claims.
+        plan: the plan, of the generation to work on.
+        source: its rows.
+        ceiling_step: how far ahead of admission the ceiling is set.
+        weights: share of each entry (default 1).
+        fresh: whether the plan was made just now by this process, so that no head can exist.
+        start: where in the order this worker begins, in [0, 1).
+    """
+
+    def __init__(
+        self,
+        access: StoreAccess,
+        plan: Plan,
+        source: TaskSource,
+        *,
+        ceiling_step: int,
+        weights: dict[str, float] | None = None,
+        fresh: bool = False,
+        start: float = 0.0,
+        skip: Callable[[int], bool] | None = None,
+    ) -> None:
+        self._access = access
+        self._plan = plan
+        self._source = source
+        self._step = ceiling_step
+        self._fresh = fresh
+        self._skip = skip
+        self._order = interleave(plan, weights or {}, start)
+
+    async def claim(self) -> Workload | None:
+        """The next shard nobody else holds and that is not done."""
+        for shard_plan in self._order:
+            if self._skip and self._skip(shard_plan.index):
+                continue
+            shard = await claim_shard(
+                self._access,
+                shard_plan,
+                run_id=self._plan.run_id,
+                generation=self._plan.generation,
+                ceiling=min(shard_plan.size, self._step),
+                expect_absent=self._fresh,
+                retried=self._retried,
+            )
+            if shard is not None:
+                tasks = await self._source.tasks(shard_plan.environment, shard_plan.first_row, shard_plan.tasks)
+                return Workload(shard, tasks, self._plan.run_id)
+        return None
+
+    def _retried(self, shard: ShardPlan) -> dict[str, int]:
+        if shard.retries is None:
+            return {}
+        counts: dict[str, int] = {}
+        for retry in shard.retries:
+            counts[retry.reason] = counts.get(retry.reason, 0) + 1
+        return counts
+
+
+class StreamPool:
+    """Cuts tasks that are handed in while the run goes on into shards.
+
+    A shard is cut from what is at hand when a slot is free: at least one task, at most ``tasks_per_shard``. So a
+    curriculum is asked for its next task only when there is room for it.
+
+    Args:
+        access: the store and who claims.
+        tasks: the tasks, possibly without end.
+        run_id: the run's id.
+        rollouts_per_task: size of a group.
+        first_shard, first_task: where the stream's numbering goes on.
+        wanted: how many tasks may be taken now (≥ 1), given the free slots.
+    """
+
+    def __init__(
+        self,
+        access: StoreAccess,
+        tasks: AsyncIterator[TaskRow],
+        *,
+        run_id: str,
+        rollouts_per_task: int,
+        environment: str,
+        first_shard: int = 0,
+        first_task: int = 0,
+        wanted: Callable[[], int] = lambda: 1,
+    ) -> None:
+        self._access = access
+        self._tasks = tasks
+        self._run_id = run_id
+        self._rollouts = rollouts_per_task
+        self._environment = environment
+        self._next_shard = first_shard
+        self._next_task = first_task
+        self._wanted = wanted
+
+    async def claim(self) -> Workload | None:
+        """A new shard with the next tasks, or None when the stream has ended."""
+        taken: list[TaskRow] = []
+        for _ in range(max(1, self._wanted())):
+            try:
+                taken.append(await anext(self._tasks))
+            except StopAsyncIteration:
+                break
+        if not taken:
+            return None
+        plan = ShardPlan(
+            self._next_shard, self._environment, self._next_task, len(taken), self._next_task, (0, self._rollouts)
+        )
+        shard = await claim_shard(
+            self._access, plan, run_id=self._run_id, generation=1, ceiling=plan.size, expect_absent=True
+        )
+        if shard is None:
+            raise RuntimeError(f"shard {plan.index} of this stream exists already")
+        self._next_shard += 1
+        self._next_task += len(taken)
+        return Workload(shard, taken, self._run_id)
+
+
+async def read_heads(access: StoreAccess, shards: int, *, at_once: int = 64) -> dict[int, Head]:
+    """The heads that exist, by shard index."""
+    gate = asyncio.Semaphore(at_once)
+
+    async def read(index: int) -> Head | None:
+        async with gate:
+            stored = await access.retrying(lambda: access.store.get(head_key(index)))
+        return Head.from_json(stored.data) if stored else None
+
+    heads: dict[int, Head] = {}
+    for first in range(0, shards, 1024):
+        indices = range(first, min(shards, first + 1024))
+        for index, head in zip(indices, await asyncio.gather(*map(read, indices)), strict=True):
+            if head is not None:
+                heads[index] = head
+    return heads

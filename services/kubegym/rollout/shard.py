@@ -1,0 +1,283 @@
+"""A claimed shard: its head in the store, and results on their way into it (DESIGN section 6, steps 2 to 4)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import zstandard
+
+from kubegym.core.clock import Clock
+from kubegym.core.errors import OutputInUse, StoreError
+from kubegym.core.protocols import Attempt
+from kubegym.core.retry import Backoff
+from kubegym.rollout.errors import Fenced
+from kubegym.rollout.head import (
+    Head,
+    Holder,
+    Part,
+    Totals,
+    claimed,
+    committed,
+    head_key,
+    judge_claim,
+    part_key,
+    released,
+    suspects,
+)
+from kubegym.rollout.holder import is_gone
+from kubegym.rollout.plan import ShardPlan
+from kubegym.storage.errors import Conflict
+from kubegym.storage.protocol import ObjectStore
+
+T = TypeVar("T")
+_STORE_BACKOFF = Backoff(attempts=8, base=0.2, maximum=10.0)
+
+
+@dataclass(frozen=True)
+class StoreAccess:
+    """How this worker writes: the store, who it is, and how patient it is.
+
+    Attributes:
+        lease_seconds: how long a claim lasts without a write.
+        backoff: of transient store trouble; when it is spent the error is raised and the worker stops.
+    """
+
+    store: ObjectStore
+    holder: Holder
+    clock: Clock
+    lease_seconds: float = 60.0
+    backoff: Backoff = _STORE_BACKOFF
+    rng: random.Random = field(default_factory=random.Random)
+
+    def lease(self) -> float:
+        """When a lease taken now ends."""
+        return self.clock.time() + self.lease_seconds
+
+    async def retrying(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Run an idempotent store operation, trying transient trouble again."""
+        failures = 0
+        while True:
+            try:
+                return await operation()
+            except StoreError as error:
+                failures += 1
+                if not error.retryable or failures >= self.backoff.attempts:
+                    raise
+                await asyncio.sleep(self.backoff.delay(failures, self.rng))
+
+    async def write_head(self, head: Head, etag: str | None) -> str:
+        """Compare-and-swap a head (``etag`` None: create it). The new ETag.
+
+        After a conflict or an unclear error the head is read again: the swap took effect if the nonce is ours.
+
+        Raises:
+            Fenced: the store holds somebody else's head.
+            StoreError: the store stayed unreachable.
+        """
+        key, body = head_key(head.shard), head.to_json()
+        failures = 0
+        while True:
+            try:
+                if etag is None:
+                    return await self.store.create(key, body)
+                return await self.store.swap(key, body, etag)
+            except StoreError as error:
+                failures += 1
+                conflict = isinstance(error, Conflict)
+                if not conflict and (not error.retryable or failures >= self.backoff.attempts):
+                    raise
+            stored = await self.retrying(lambda: self.store.get(key))
+            if stored is not None and stored.etag != etag and Head.from_json(stored.data).nonce == head.nonce:
+                return stored.etag
+            if conflict or (stored.etag if stored else None) != etag:
+                raise Fenced(f"shard {head.shard} was taken over while epoch {head.epoch} was being written")
+            await asyncio.sleep(self.backoff.delay(failures, self.rng))
+
+
+def fresh_nonce() -> str:
+    """What makes a head unlike every other."""
+    return uuid.uuid4().hex
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Results not yet durable."""
+
+    lines: list[bytes] = field(default_factory=list)
+    size: int = 0
+    settled: list[int] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    since: float = 0.0
+
+
+class OpenShard:
+    """A shard this worker holds.
+
+    ``record`` takes results; ``flush`` makes them durable: an immutable part, then the head that names it. One flush
+    runs at a time. A result leaves memory when the head that names its part is written.
+    """
+
+    def __init__(self, access: StoreAccess, plan: ShardPlan, head: Head, etag: str, suspected: list[int]) -> None:
+        self.plan = plan
+        self.suspects = suspected
+        self._access = access
+        self._head = head
+        self._etag = etag
+        self._lock = asyncio.Lock()
+        self._pending = _Pending()
+        self._part_number = 0
+        self._left = sum(1 for _ in head.remaining())
+
+    @property
+    def head(self) -> Head:
+        """The head as last written."""
+        return self._head
+
+    @property
+    def settled_all(self) -> bool:
+        """Whether every planned rollout has a result, durable or pending."""
+        return self._left == 0
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes waiting for a flush."""
+        return self._pending.size
+
+    def needs_flush(self, now: float, seconds: float, size: int) -> bool:
+        """Whether results are due: the shard is done, or they are ``seconds`` old, or ``size`` bytes."""
+        pending = self._pending
+        if not pending.lines:
+            return False
+        return self._left == 0 or pending.size >= size or now - pending.since >= seconds
+
+    def needs_renewal(self) -> bool:
+        """Whether a third of the lease has gone by since the last write."""
+        left = self._head.lease_expires - self._access.clock.time()
+        return self._head.state == "Claimed" and left < self._access.lease_seconds * 2 / 3
+
+    def record(self, ordinal: int, line: bytes, attempt: Attempt, *, final: bool, now: float) -> None:
+        """Take the row of an attempt; ``final`` settles the ordinal, otherwise it is history of a retried one."""
+        pending = self._pending
+        if not pending.lines:
+            pending.since = now
+        pending.lines.append(line)
+        pending.size += len(line)
+        if final:
+            pending.settled.append(ordinal)
+            self._left -= 1
+        pending.totals.count(attempt, final)
+
+    async def raise_ceiling(self, ceiling: int) -> None:
+        """Say, durably, that ordinals below ``ceiling`` may be in flight."""
+        async with self._lock:
+            if ceiling > self._head.ceiling:
+                await self._commit(None, [], Totals(), ceiling)
+
+    async def renew(self) -> None:
+        """Extend the lease."""
+        async with self._lock:
+            await self._commit(None, [], Totals())
+
+    async def flush(self) -> None:
+        """Make everything recorded so far durable."""
+        async with self._lock:
+            if not self._pending.lines:
+                return
+            batch, self._pending = self._pending, _Pending()
+            body = zstandard.ZstdCompressor(level=3).compress(b"".join(batch.lines))
+            key = part_key(self.plan.index, self._head.epoch, self._part_number)
+            self._part_number += 1
+            await self._access.retrying(lambda: self._access.store.put(key, body))
+            part = Part(key, len(batch.lines), len(body), hashlib.sha256(body).hexdigest(), self._head.generation)
+            await self._commit(part, batch.settled, batch.totals)
+
+    async def release(self) -> None:
+        """Flush and give the shard back, unless it is committed."""
+        await self.flush()
+        async with self._lock:
+            if self._head.state == "Claimed":
+                head = released(self._head, fresh_nonce())
+                self._etag = await self._access.write_head(head, self._etag)
+                self._head = head
+
+    async def _commit(self, part: Part | None, settled: list[int], totals: Totals, ceiling: int | None = None) -> None:
+        head = committed(
+            self._head,
+            part=part,
+            settled=settled,
+            totals=totals,
+            nonce=fresh_nonce(),
+            lease_expires=self._access.lease(),
+            ceiling=ceiling,
+        )
+        self._etag = await self._access.write_head(head, self._etag)
+        self._head = head
+
+
+async def claim_shard(
+    access: StoreAccess,
+    plan: ShardPlan,
+    *,
+    run_id: str,
+    generation: int,
+    ceiling: int,
+    expect_absent: bool = False,
+    retried: Callable[[ShardPlan], dict[str, int]] | None = None,
+) -> OpenShard | None:
+    """Try to claim a shard. None where it is done, or another worker of ours has it.
+
+    Args:
+        access: the store and who claims.
+        plan: the shard.
+        run_id: the run's id.
+        generation: the generation worked on.
+        ceiling: see ``Head.ceiling``.
+        expect_absent: try to create the head first, which saves a read on a fresh run.
+        retried: failed rollouts, by reason, that a retry generation runs again in this shard.
+
+    Raises:
+        OutputInUse: another live holder has it.
+        StoreError: the store stayed unreachable.
+    """
+    head: Head | None = None
+    etag: str | None = None
+    while True:
+        if not expect_absent:
+            stored = await access.retrying(lambda: access.store.get(head_key(plan.index)))
+            head, etag = (Head.from_json(stored.data), stored.etag) if stored else (None, None)
+        expect_absent = False
+        gone = head is not None and is_gone(head.holder)
+        judgement = judge_claim(head, generation, access.holder, access.clock.time(), gone)
+        if judgement == "in_use" and head is not None:
+            raise OutputInUse(
+                f"{access.store.url} is in use: shard {plan.index} is held by {head.holder.id} "
+                f"(worker {head.holder.worker}) for another {head.lease_expires - access.clock.time():.0f} s. "
+                "Wait for it to end, or use another output."
+            )
+        if judgement != "take":
+            return None
+        suspected = suspects(head) if head is not None and head.generation == generation else []
+        mine = claimed(
+            head,
+            run_id=run_id,
+            shard=plan.index,
+            generation=generation,
+            size=plan.size,
+            holder=access.holder,
+            nonce=fresh_nonce(),
+            lease_expires=access.lease(),
+            ceiling=ceiling,
+            retried=retried(plan) if retried else None,
+        )
+        try:
+            etag = await access.write_head(mine, etag)
+        except Fenced:
+            head, etag = None, None
+            continue  # somebody was faster: look who
+        return OpenShard(access, plan, mine, etag, suspected)

@@ -1,0 +1,344 @@
+"""The worker: runs the rollouts of claimed shards in slots and commits their rows (DESIGN section 6, steps 2 to 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from kubegym.core.errors import VerifierError
+from kubegym.core.ids import rollout_id
+from kubegym.core.protocols import Assignment, Attempt, Episodes
+from kubegym.core.retry import Backoff
+from kubegym.core.rows import build_row, encode_row
+from kubegym.rollout.errors import FailureBudgetExceeded
+from kubegym.rollout.groups import Group, GroupAssembly
+from kubegym.rollout.head import Totals
+from kubegym.rollout.isolate import Quarantine
+from kubegym.rollout.metrics import WorkerMetrics
+from kubegym.rollout.pool import ShardPool, Workload
+from kubegym.rollout.scheduler import Scheduler, Work
+
+log = logging.getLogger("kubegym.rollout")
+
+Runner = Callable[[Assignment], Awaitable[Attempt]]
+_RETRY_DELAY = Backoff(base=0.5, maximum=15.0)
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How a worker works; nothing here changes what is collected.
+
+    Attributes:
+        concurrency: rollouts in flight.
+        max_attempts: tries of a rollout whose failure is retryable (``maxRolloutAttempts``).
+        retry_delay: wait between them.
+        flush_seconds, flush_bytes: a result is durable at most this long, or this many bytes, after it ended.
+        max_failed_fraction: the failure budget, as a share of ``expected``.
+        min_failures: the budget halts a run only after this many failures of this process, so that a small run ends
+            with its table and a resumed one gets on.
+        tick_seconds: how often age and leases are looked at.
+    """
+
+    concurrency: int = 32
+    max_attempts: int = 3
+    retry_delay: Backoff = _RETRY_DELAY
+    flush_seconds: float = 10.0
+    flush_bytes: int = 8 << 20
+    max_failed_fraction: float = 0.05
+    min_failures: int = 20
+    tick_seconds: float = 0.2
+
+    @property
+    def ceiling_step(self) -> int:
+        """How far ahead of admission shards are marked as possibly in flight."""
+        return max(64, 2 * self.concurrency)
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a run has done and is doing.
+
+    Attributes:
+        expected: rollouts of the whole run; 0 where that is not known (a stream).
+        totals: results, those that were committed before this process started included.
+        resumed: how many were.
+        in_flight: rollouts running now.
+        retries: attempts of this process that were made again.
+    """
+
+    expected: int = 0
+    totals: Totals = field(default_factory=Totals)
+    resumed: int = 0
+    in_flight: int = 0
+    retries: int = 0
+
+
+class Worker:
+    """Runs rollouts of a pool's shards until none is left, it is stopped, or the failure budget is spent.
+
+    Args:
+        pool: hands out shards.
+        episodes: runs attempts.
+        settings: see WorkerSettings.
+        progress: shared with whoever shows it.
+        run_id: the run's id, for rows.
+        quarantine: where suspects of a crash run; None runs them like all others.
+        on_group: told of every finished group, with its rows, where somebody wants groups; may wait, which bounds
+            what is in flight.
+        metrics: Prometheus instruments.
+        rng: for retry jitter.
+    """
+
+    def __init__(
+        self,
+        pool: ShardPool,
+        episodes: Episodes,
+        settings: WorkerSettings,
+        *,
+        run_id: str,
+        progress: Progress | None = None,
+        quarantine: Quarantine | None = None,
+        on_group: Callable[[Group], Awaitable[None]] | None = None,
+        metrics: WorkerMetrics | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.progress = progress or Progress()
+        self._episodes = episodes
+        self._settings = settings
+        self._run_id = run_id
+        self._quarantine = quarantine
+        self._on_group = on_group
+        self._metrics = metrics or WorkerMetrics()
+        self._rng = rng or random.Random()
+        self._scheduler = Scheduler(pool, self._opened, settings.ceiling_step)
+        self._open: dict[int, Workload] = {}
+        self._suspects: list[Work] = []
+        self._groups = GroupAssembly()
+        self._failures = 0
+        self._slots: list[asyncio.Task[None]] = []
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Admit nothing more, give up what is in flight, and let ``run`` flush and return."""
+        self._stopped = True
+        self._scheduler.stop()
+        for slot in self._slots:
+            slot.cancel()
+
+    async def run(self) -> None:
+        """Work until nothing is left.
+
+        Raises:
+            FailureBudgetExceeded: too many rollouts failed; what is finished is committed.
+            Fenced, OutputInUse, StoreError: this worker cannot go on; what is not committed is not lost, only undone.
+        """
+        ticker = asyncio.create_task(self._tick(), name="flush")
+        try:
+            await self._until_done(self._run_slots(), ticker)
+            if self._suspects and self._quarantine and not self._stopped and not self._budget_spent():
+                await self._until_done(self._run_suspects(self._quarantine), ticker)
+        finally:
+            ticker.cancel()
+            await asyncio.gather(ticker, return_exceptions=True)
+            await self._release()
+        if self._budget_spent():
+            totals = self.progress.totals
+            raise FailureBudgetExceeded(
+                f"{totals.failed} of {self.progress.expected} rollouts failed, more than the budget of "
+                f"{self._settings.max_failed_fraction:.0%}: {_reasons(totals)}"
+            )
+
+    async def _until_done(self, work: Coroutine[Any, Any, None], ticker: asyncio.Task[None]) -> None:
+        """Await the work, or raise what ended the ticker: its trouble must not stay in the background."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, ticker}, return_when=asyncio.FIRST_COMPLETED)
+            if ticker.done():
+                ticker.result()
+            await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run_slots(self) -> None:
+        slots = min(self._settings.concurrency, self.progress.expected or self._settings.concurrency)
+        async with asyncio.TaskGroup() as group:
+            self._slots = [group.create_task(self._slot(), name=f"slot-{n}") for n in range(max(1, slots))]
+
+    async def _slot(self) -> None:
+        try:
+            while (work := await self._scheduler.next()) is not None:
+                await self._finish(work, self._episodes.run)
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+
+    async def _run_suspects(self, quarantine: Quarantine) -> None:
+        log.warning("run=%s: %d suspects of a crash run in isolation", self._run_id[:8], len(self._suspects))
+        suspects, self._suspects = self._suspects, []
+        task = asyncio.create_task(quarantine.run(suspects, self._finish), name="quarantine")
+        self._slots = [task]
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _opened(self, workload: Workload) -> list[int]:
+        self._open[workload.shard.plan.index] = workload
+        if self._on_group is not None or self._episodes.verifies_groups(workload.shard.plan.environment):
+            self._groups.expect(workload)
+        suspected = set(workload.shard.suspects) if self._quarantine else set()
+        self._suspects += [(workload, ordinal) for ordinal in sorted(suspected)]
+        return [ordinal for ordinal in workload.shard.head.remaining() if ordinal not in suspected]
+
+    async def _finish(self, work: Work, runner: Runner) -> None:
+        """Run a rollout to its result: attempts until one settles it."""
+        workload, ordinal = work
+        assignment = workload.assignment(ordinal)
+        first = assignment.attempt
+        self.progress.in_flight += 1
+        self._metrics.started()
+        try:
+            while True:
+                attempt = await runner(assignment)
+                failure = attempt.failure
+                tries = assignment.attempt - first + 1
+                final = failure is None or not failure.retryable or tries >= self._settings.max_attempts
+                await self._settle(workload, ordinal, assignment, attempt, final)
+                if final or self._stopped:
+                    return
+                self.progress.retries += 1
+                log.info(
+                    "retrying rollout=%s reason=%s message=%s",
+                    assignment.rollout_id,
+                    failure.reason if failure else "",
+                    failure.message if failure else "",
+                )
+                await asyncio.sleep(self._settings.retry_delay.delay(tries, self._rng))
+                assignment = self._again(assignment)
+        finally:
+            self.progress.in_flight -= 1
+            self._metrics.ended()
+
+    def _again(self, done: Assignment) -> Assignment:
+        attempt = done.attempt + 1
+        identity = rollout_id(self._run_id, done.task_index, done.rollout_index, attempt)
+        return Assignment(
+            done.environment, done.row, done.task_id, done.task_index, done.rollout_index, identity, attempt
+        )
+
+    async def _settle(
+        self, workload: Workload, ordinal: int, assignment: Assignment, attempt: Attempt, final: bool
+    ) -> None:
+        if not final:
+            self._record(workload, ordinal, assignment, attempt, final=False)
+            return
+        verifies = self._episodes.verifies_groups(assignment.environment)
+        if not verifies and self._on_group is None:
+            self._record(workload, ordinal, assignment, attempt, final=True)
+        else:
+            if not verifies:
+                row = self._record(workload, ordinal, assignment, attempt, final=True)
+                self._groups.keep(assignment, row)
+            members = self._groups.add(ordinal, assignment, attempt)
+            if members is not None:
+                await self._complete_group(workload, members, verifies)
+        if workload.shard.settled_all:
+            await self._close(workload)
+        elif workload.shard.pending_bytes >= self._settings.flush_bytes:
+            await self._flush(workload)
+
+    async def _complete_group(
+        self, workload: Workload, members: list[tuple[int, Assignment, Attempt]], verifies: bool
+    ) -> None:
+        if verifies:
+            pairs = [(assignment, attempt) for _, assignment, attempt in members]
+            await self._episodes.verify_group(members[0][1].environment, pairs)
+            for ordinal, assignment, attempt in members:
+                row = self._record(workload, ordinal, assignment, attempt, final=True)
+                if self._on_group is not None:
+                    self._groups.keep(assignment, row)
+        if self._on_group is not None:
+            await self._on_group(self._groups.take(members))
+
+    def _record(
+        self, workload: Workload, ordinal: int, assignment: Assignment, attempt: Attempt, *, final: bool
+    ) -> dict[str, Any]:
+        info = self._episodes.info(assignment.environment)
+        row = build_row(assignment, attempt, info, self._run_id)
+        try:
+            line = encode_row(row)
+        except TypeError as error:
+            trouble = VerifierError(f"the row cannot be written as JSON: {error}", reason="VerifierInvalidVerdict")
+            attempt.outcome, attempt.reward, attempt.failure = "failed", None, trouble.failure(assignment.attempt)
+            attempt.fields, attempt.components = {}, {}
+            row = build_row(assignment, attempt, info, self._run_id)
+            line = encode_row(row)
+        workload.shard.record(ordinal, line, attempt, final=final, now=asyncio.get_running_loop().time())
+        self.progress.totals.count(attempt, final)
+        self._metrics.finished(attempt, final)
+        if final and attempt.outcome == "failed":
+            self._failures += 1
+            failure = attempt.failure
+            log.warning(
+                "rollout failed run=%s rollout=%s stage=%s reason=%s message=%s",
+                self._run_id[:8],
+                assignment.rollout_id,
+                failure.stage if failure else "",
+                failure.reason if failure else "",
+                failure.message if failure else "",
+            )
+            if self._budget_spent():
+                self._scheduler.stop()
+        return row
+
+    def _budget_spent(self) -> bool:
+        settings = self._settings
+        allowed = settings.max_failed_fraction * self.progress.expected
+        return self._failures >= settings.min_failures and self.progress.totals.failed > allowed > 0
+
+    async def _close(self, workload: Workload) -> None:
+        """The last result of a shard: commit it and let it go."""
+        await self._flush(workload)
+        if workload.shard.head.state == "Committed":
+            self._open.pop(workload.shard.plan.index, None)
+
+    async def _flush(self, workload: Workload) -> None:
+        started = asyncio.get_running_loop().time()
+        await workload.shard.flush()
+        self._metrics.flushed(asyncio.get_running_loop().time() - started)
+
+    async def _tick(self) -> None:
+        """Flush what is old and renew leases. An error ends the run."""
+        settings = self._settings
+        while True:
+            await asyncio.sleep(settings.tick_seconds)
+            now = asyncio.get_running_loop().time()
+            for workload in list(self._open.values()):
+                if workload.shard.needs_flush(now, settings.flush_seconds, settings.flush_bytes):
+                    await self._close(workload)
+                elif workload.shard.needs_renewal():
+                    await workload.shard.renew()
+
+    async def _release(self) -> None:
+        """Flush and give back every shard. The first error is raised after all were tried."""
+        self._slots = []
+        shards = [workload.shard for workload in self._open.values()]
+        self._open.clear()
+        results = await asyncio.gather(*(shard.release() for shard in shards), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+
+def _reasons(totals: Totals) -> str:
+    ordered = sorted(totals.failures.items(), key=lambda item: -item[1])
+    return ", ".join(f"{reason} {count}" for reason, count in ordered)
