@@ -7,11 +7,15 @@
     ├── ObjectNotFound           no such object (where one must be)
     ├── StoreDenied              credentials or permissions; not retryable
     └── StoreFull                no space left; not retryable
+    InputError                   core.errors
+    └── InvalidKey               a key that not every store could hold, or that would leave the root
+
+A plain StoreError may narrow its ``reason``: ``BucketNotFound`` and ``NotSupported`` (neither retryable).
 """
 
 from __future__ import annotations
 
-from kubegym.core.errors import StoreError
+from kubegym.core.errors import InputError, StoreError
 
 
 class Conflict(StoreError):
@@ -40,3 +44,9 @@ class StoreFull(StoreError):
 
     reason = "ObjectStoreFull"
     retryable = False
+
+
+class InvalidKey(InputError):
+    """A key that not every store could hold, or that would leave the root."""
+
+    reason = "InvalidKey"

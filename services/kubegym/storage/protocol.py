@@ -27,6 +27,12 @@ class ObjectWriter(Protocol):
 class ObjectStore(Protocol):
     """Objects below one root, by relative key (``shards/3/head.json``).
 
+    Keys are relative, of parts between ``/``; ``storage.keys`` says what may be one, and InvalidKey is raised for
+    others. ``a`` and ``a/b`` cannot both be objects of a folder, nor of an S3 server on a file system. ETags may be
+    digests of the content: an object that returns to earlier bytes may have its earlier ETag, so bodies that are
+    swapped carry something unique. Stores are used from one event loop, in the process that made them (their threads
+    do not survive ``fork``).
+
     Every method may raise StoreError (``retryable`` tells whether to try again). Bounded retries of trouble that is
     plainly transient happen inside; an ambiguous write is *not* hidden: a conditional write that was retried may
     answer Conflict although it took effect, so callers read again and look for their nonce.
@@ -56,7 +62,11 @@ class ObjectStore(Protocol):
         ...
 
     def list(self, prefix: str = "") -> AsyncIterator[str]:
-        """Keys below a prefix, in no promised order."""
+        """Keys below a prefix, in no promised order.
+
+        A prefix is a folder, with or without its last ``/``: ``shards/3`` has ``shards/3/head.json`` below it, but not
+        itself and not ``shards/30/head.json``. The empty prefix is the root.
+        """
         ...
 
     async def delete(self, key: str) -> None:
