@@ -8,8 +8,22 @@ from typing import Any, Literal
 from kubegym.core.protocols import Assignment, Attempt
 from kubegym.rollout.pool import Workload
 
-Member = tuple[int, Assignment, Attempt]
-"""Ordinal, assignment and final attempt of a rollout."""
+
+@dataclass(slots=True)
+class Member:
+    """A rollout that has its result.
+
+    Attributes:
+        ordinal: its place in the shard.
+        assignment, attempt: the attempt that settled it.
+        history: earlier attempts that failed and were made again; committed with the result, so that each is on
+            record exactly once.
+    """
+
+    ordinal: int
+    assignment: Assignment
+    attempt: Attempt
+    history: list[tuple[Assignment, Attempt]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +83,16 @@ class GroupAssembly:
             task = workload.shard.plan.planned(ordinal).task_index
             self._missing[task] = self._missing.get(task, 0) + 1
 
-    def add(self, ordinal: int, assignment: Assignment, attempt: Attempt) -> list[Member] | None:
+    def add(self, member: Member) -> list[Member] | None:
         """Take a finished member; the whole group, by rollout index, when it was the last one."""
-        task = assignment.task_index
+        task = member.assignment.task_index
         members = self._members.setdefault(task, [])
-        members.append((ordinal, assignment, attempt))
+        members.append(member)
         self._missing[task] -= 1
         if self._missing[task]:
             return None
         del self._missing[task], self._members[task]
-        return sorted(members, key=lambda member: member[1].rollout_index)
+        return sorted(members, key=lambda other: other.assignment.rollout_index)
 
     def keep(self, assignment: Assignment, row: dict[str, Any]) -> None:
         """Keep a member's row until its group is taken."""
@@ -86,6 +100,6 @@ class GroupAssembly:
 
     def take(self, members: list[Member]) -> Group:
         """The finished group with its rows."""
-        first = members[0][1]
-        rows = [self._rows.pop(assignment.rollout_id) for _, assignment, _ in members]
+        first = members[0].assignment
+        rows = [self._rows.pop(member.assignment.rollout_id) for member in members]
         return Group(first.task_id, first.task_index, first.environment, rows)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kubegym.core.ids import rollout_id
 from kubegym.core.protocols import Assignment
-from kubegym.rollout.head import Head, head_key
 from kubegym.rollout.plan import Plan, ShardPlan
 from kubegym.rollout.shard import OpenShard, StoreAccess, claim_shard
 
@@ -210,21 +208,3 @@ class StreamPool:
         self._next_shard += 1
         self._next_task += len(taken)
         return Workload(shard, taken, self._run_id)
-
-
-async def read_heads(access: StoreAccess, shards: int, *, at_once: int = 64) -> dict[int, Head]:
-    """The heads that exist, by shard index."""
-    gate = asyncio.Semaphore(at_once)
-
-    async def read(index: int) -> Head | None:
-        async with gate:
-            stored = await access.retrying(lambda: access.store.get(head_key(index)))
-        return Head.from_json(stored.data) if stored else None
-
-    heads: dict[int, Head] = {}
-    for first in range(0, shards, 1024):
-        indices = range(first, min(shards, first + 1024))
-        for index, head in zip(indices, await asyncio.gather(*map(read, indices)), strict=True):
-            if head is not None:
-                heads[index] = head
-    return heads

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kubegym.core.errors import VerifierError
@@ -15,7 +15,7 @@ from kubegym.core.protocols import Assignment, Attempt, Episodes
 from kubegym.core.retry import Backoff
 from kubegym.core.rows import build_row, encode_row
 from kubegym.rollout.errors import FailureBudgetExceeded
-from kubegym.rollout.groups import Group, GroupAssembly
+from kubegym.rollout.groups import Group, GroupAssembly, Member
 from kubegym.rollout.head import Totals
 from kubegym.rollout.isolate import Quarantine
 from kubegym.rollout.metrics import WorkerMetrics
@@ -159,7 +159,10 @@ class Worker:
             await asyncio.wait({task, ticker}, return_when=asyncio.FIRST_COMPLETED)
             if ticker.done():
                 ticker.result()
-            await task
+            try:
+                await task
+            except BaseExceptionGroup as group:
+                raise _first(group) from None
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -200,55 +203,39 @@ class Worker:
         return [ordinal for ordinal in workload.shard.head.remaining() if ordinal not in suspected]
 
     async def _finish(self, work: Work, runner: Runner) -> None:
-        """Run a rollout to its result: attempts until one settles it."""
+        """Run a rollout to its result and take it."""
         workload, ordinal = work
-        assignment = workload.assignment(ordinal)
-        first = assignment.attempt
         self.progress.in_flight += 1
         self._metrics.started()
         try:
-            while True:
-                attempt = await runner(assignment)
-                failure = attempt.failure
-                tries = assignment.attempt - first + 1
-                final = failure is None or not failure.retryable or tries >= self._settings.max_attempts
-                await self._settle(workload, ordinal, assignment, attempt, final)
-                if final or self._stopped:
-                    return
-                self.progress.retries += 1
-                log.info(
-                    "retrying rollout=%s reason=%s message=%s",
-                    assignment.rollout_id,
-                    failure.reason if failure else "",
-                    failure.message if failure else "",
-                )
-                await asyncio.sleep(self._settings.retry_delay.delay(tries, self._rng))
-                assignment = self._again(assignment)
+            member = await self._settled(workload.assignment(ordinal), ordinal, runner)
+            await self._take(workload, member)
         finally:
             self.progress.in_flight -= 1
             self._metrics.ended()
 
-    def _again(self, done: Assignment) -> Assignment:
-        attempt = done.attempt + 1
-        identity = rollout_id(self._run_id, done.task_index, done.rollout_index, attempt)
-        return Assignment(
-            done.environment, done.row, done.task_id, done.task_index, done.rollout_index, identity, attempt
-        )
+    async def _settled(self, assignment: Assignment, ordinal: int, runner: Runner) -> Member:
+        """Attempts until one settles the rollout."""
+        history: list[tuple[Assignment, Attempt]] = []
+        while True:
+            attempt = await runner(assignment)
+            failure = attempt.failure
+            if failure is None or not failure.retryable or len(history) + 1 >= self._settings.max_attempts:
+                return Member(ordinal, assignment, attempt, history)
+            history.append((assignment, attempt))
+            self.progress.retries += 1
+            log.info("retrying rollout=%s reason=%s: %s", assignment.rollout_id, failure.reason, failure.message)
+            await asyncio.sleep(self._settings.retry_delay.delay(len(history), self._rng))
+            number = assignment.attempt + 1
+            identity = rollout_id(self._run_id, assignment.task_index, assignment.rollout_index, number)
+            assignment = replace(assignment, attempt=number, rollout_id=identity)
 
-    async def _settle(
-        self, workload: Workload, ordinal: int, assignment: Assignment, attempt: Attempt, final: bool
-    ) -> None:
-        if not final:
-            self._record(workload, ordinal, assignment, attempt, final=False)
-            return
-        verifies = self._episodes.verifies_groups(assignment.environment)
-        if not verifies and self._on_group is None:
-            self._record(workload, ordinal, assignment, attempt, final=True)
-        else:
-            if not verifies:
-                row = self._record(workload, ordinal, assignment, attempt, final=True)
-                self._groups.keep(assignment, row)
-            members = self._groups.add(ordinal, assignment, attempt)
+    async def _take(self, workload: Workload, member: Member) -> None:
+        verifies = self._episodes.verifies_groups(member.assignment.environment)
+        if not verifies:
+            self._record(workload, member)
+        if verifies or self._on_group is not None:
+            members = self._groups.add(member)
             if members is not None:
                 await self._complete_group(workload, members, verifies)
         if workload.shard.settled_all:
@@ -256,20 +243,36 @@ class Worker:
         elif workload.shard.pending_bytes >= self._settings.flush_bytes:
             await self._flush(workload)
 
-    async def _complete_group(
-        self, workload: Workload, members: list[tuple[int, Assignment, Attempt]], verifies: bool
-    ) -> None:
+    async def _complete_group(self, workload: Workload, members: list[Member], verifies: bool) -> None:
         if verifies:
-            pairs = [(assignment, attempt) for _, assignment, attempt in members]
-            await self._episodes.verify_group(members[0][1].environment, pairs)
-            for ordinal, assignment, attempt in members:
-                row = self._record(workload, ordinal, assignment, attempt, final=True)
-                if self._on_group is not None:
-                    self._groups.keep(assignment, row)
+            pairs = [(member.assignment, member.attempt) for member in members]
+            await self._episodes.verify_group(members[0].assignment.environment, pairs)
+            for member in members:
+                self._record(workload, member)
         if self._on_group is not None:
             await self._on_group(self._groups.take(members))
 
-    def _record(
+    def _record(self, workload: Workload, member: Member) -> None:
+        """Hand a result and its history to the shard; from here on it is only a matter of time until it is durable."""
+        for assignment, attempt in member.history:
+            self._write(workload, member.ordinal, assignment, attempt, final=False)
+        row = self._write(workload, member.ordinal, member.assignment, member.attempt, final=True)
+        if self._on_group is not None:
+            self._groups.keep(member.assignment, row)
+        failure = member.attempt.failure
+        if failure is not None:
+            self._failures += 1
+            log.warning(
+                "rollout failed: rollout=%s stage=%s reason=%s: %s",
+                member.assignment.rollout_id,
+                failure.stage,
+                failure.reason,
+                failure.message,
+            )
+            if self._budget_spent():
+                self._scheduler.stop()
+
+    def _write(
         self, workload: Workload, ordinal: int, assignment: Assignment, attempt: Attempt, *, final: bool
     ) -> dict[str, Any]:
         info = self._episodes.info(assignment.environment)
@@ -285,19 +288,6 @@ class Worker:
         workload.shard.record(ordinal, line, attempt, final=final, now=asyncio.get_running_loop().time())
         self.progress.totals.count(attempt, final)
         self._metrics.finished(attempt, final)
-        if final and attempt.outcome == "failed":
-            self._failures += 1
-            failure = attempt.failure
-            log.warning(
-                "rollout failed run=%s rollout=%s stage=%s reason=%s message=%s",
-                self._run_id[:8],
-                assignment.rollout_id,
-                failure.stage if failure else "",
-                failure.reason if failure else "",
-                failure.message if failure else "",
-            )
-            if self._budget_spent():
-                self._scheduler.stop()
         return row
 
     def _budget_spent(self) -> bool:
@@ -337,6 +327,14 @@ class Worker:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended a task group; the others followed from it."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _reasons(totals: Totals) -> str:
