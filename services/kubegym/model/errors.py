@@ -11,6 +11,7 @@
     ├── ModelUnauthorized            401, 403
     ├── ModelNotFound                404, or the endpoint does not serve that model
     ├── ModelRejectedRequest         any other 4xx: the request itself is refused
+    ├── ContextWindowExceeded        the conversation no longer fits; clients answer with an empty, cut-short reply
     └── RequestUnsupported           Responses params that Chat Completions has no words for
 
     KubeGymError
@@ -77,6 +78,12 @@ class ModelRejectedRequest(ModelError):
     """The endpoint refuses this request; the same request would be refused again."""
 
     reason = "ModelRejectedRequest"
+
+
+class ContextWindowExceeded(ModelError):
+    """The prompt, or prompt and answer, do not fit the model. Engines raise it; a ``ModelClient`` never does."""
+
+    reason = "ContextWindowExceeded"
 
 
 class RequestUnsupported(ModelError):

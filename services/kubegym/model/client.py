@@ -1,0 +1,351 @@
+"""Model clients: Responses create-params in, a Responses object out, whatever speaks Chat Completions behind.
+
+``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` to an engine object in this process. They share
+conversion, deadlines and retries. A reply is a sample only if the endpoint finished it: an aborted generation is tried
+again, and what cannot be read is an error, never a text.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from kubegym import __version__
+from kubegym.core.clock import Clock, Deadline, SystemClock
+from kubegym.core.errors import InputError, InvalidSpec, ModelError
+from kubegym.core.protocols import CallContext, ModelReply
+from kubegym.core.retry import Backoff
+from kubegym.model.api_key import ApiKey
+from kubegym.model.convert import Completion, ReasoningStyle, chat_request, overflow_completion, read_completion
+from kubegym.model.errors import (
+    BodyTooLarge,
+    ContextWindowExceeded,
+    HttpError,
+    ModelAborted,
+    ModelOverloaded,
+    ModelReplyInvalid,
+    ModelTimeout,
+    ModelUnauthorized,
+    ModelUnavailable,
+    ReadTimeout,
+    RequestUnsupported,
+)
+from kubegym.model.http import HttpClient, Response, Url
+from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
+
+OnCall = Callable[[float, float, str, int, int], None]
+"""Told of every call: seconds, seconds waited for capacity, "ok" or the error's reason, input and output tokens."""
+
+POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
+
+
+class _Client:
+    """Conversion, deadline and retries around one way to ask for a chat completion.
+
+    Args:
+        model: the name to ask for.
+        sampling: chat fields forced onto every request, last (``temperature``, ``max_tokens``, vendor fields).
+        reasoning: how reasoning in the history goes upstream.
+        request_timeout: seconds for one try; None leaves the rollout's deadline as the only limit.
+        faults: tries and pauses for trouble.
+        overload: tries and pauses for 429 and 503.
+        rng: for the jitter.
+        on_call: told of every call when it ends.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        sampling: Mapping[str, Any] | None = None,
+        reasoning: ReasoningStyle = "fields",
+        request_timeout: float | None = None,
+        faults: Backoff = FAULTS,
+        overload: Backoff = OVERLOAD,
+        rng: random.Random | None = None,
+        on_call: OnCall | None = None,
+    ) -> None:
+        self.model = model
+        self._sampling = dict(sampling or {})
+        self._reasoning = reasoning
+        self._request_timeout = float("inf") if request_timeout is None else request_timeout
+        self._faults = faults
+        self._overload = overload
+        self._rng = rng or random.Random()
+        self._on_call = on_call
+
+    async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        """Answer Responses create-params.
+
+        A conversation that no longer fits the model is an empty, incomplete reply with ``stop`` "context_window", not
+        an error (contract section 6). Waits after 429 and 503 are excused from the rollout's deadline.
+
+        Raises:
+            ModelError: see ``model.errors``; its message says where, the status and the beginning of the body.
+        """
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        waited = 0.0
+        outcome = "Cancelled"
+        usage: dict[str, Any] | None = None
+        try:
+            body = self._body(request, context.seed)
+            tries = Tries(self._faults, self._overload, self._rng)
+            while True:
+                try:
+                    completion, version = await self._try(body, request, context.deadline)
+                except ModelError as error:
+                    outcome = error.reason
+                    pause = tries.pause(error)
+                    if pause is None:
+                        raise
+                    overloaded = isinstance(error, ModelOverloaded)
+                    if overloaded:
+                        context.deadline.excuse(pause)
+                    if pause >= context.deadline.remaining():
+                        raise
+                else:
+                    outcome = "ok"
+                    usage = completion.response["usage"]
+                    seconds = clock() - started - waited
+                    return ModelReply(completion.response, version, seconds, waited, completion.stop)
+                await asyncio.sleep(pause)
+                waited += pause if overloaded else 0.0
+                outcome = "Cancelled"
+        except ModelError as error:
+            outcome = error.reason
+            raise
+        finally:
+            if self._on_call is not None:
+                tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
+                self._on_call(clock() - started - waited, waited, outcome, *tokens)
+
+    def _body(self, request: dict[str, Any], seed: int | None) -> dict[str, Any]:
+        body = chat_request(request, self.model, self._reasoning)
+        if seed is not None:
+            body["seed"] = seed
+        if self._sampling:
+            body.update(self._sampling)
+        return body
+
+    async def _try(
+        self, body: dict[str, Any], params: dict[str, Any], deadline: Deadline
+    ) -> tuple[Completion, int | None]:
+        timeout = min(deadline.remaining(), self._request_timeout)
+        if timeout <= 0:
+            raise ModelTimeout(f"no time was left to ask {self._where()}")
+        identity = os.urandom(16).hex()
+        try:
+            chat, version = await self._chat(body, timeout)
+            return read_completion(chat, params, identity), version
+        except ModelError as error:
+            if error.reason == ContextWindowExceeded.reason:
+                return overflow_completion(params, self.model, identity, int(time.time())), None
+            if isinstance(error, ModelReplyInvalid | ModelAborted) and error.status is None:  # Does not say where.
+                raise type(error)(f"{self._where()}: {error.message}", retryable=error.retryable) from None
+            raise
+
+    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
+        """One chat completion, as parsed JSON, and the policy version if told. Raises ModelError."""
+        raise NotImplementedError
+
+    def _where(self) -> str:
+        """What is asked, for messages."""
+        raise NotImplementedError
+
+
+class ChatClient(_Client):
+    """A model behind an OpenAI-compatible endpoint: vLLM, NIM, OpenAI, the simulated engine.
+
+    Args:
+        base_url: the URL up to and with ``/v1``.
+        model: the name the endpoint serves.
+        api_key: the key, a Path to a file that holds it (read again while we run), or None.
+        headers: further header lines; they replace ours of the same name.
+        http: connections to share with other clients; by default its own, closed with it.
+        clock: for Retry-After dates.
+        options: see ``_Client``.
+
+    Raises:
+        InvalidSpec: a URL, key or header that cannot be sent.
+        InputError: a key file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        api_key: str | Path | None = None,
+        headers: Mapping[str, str] | None = None,
+        http: HttpClient | None = None,
+        clock: Clock | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, **options)
+        self._base = Url(base_url)
+        self._chat_url = self._base / "chat/completions"
+        self._key = ApiKey(api_key)
+        self._owns_http = http is None
+        self._http = http or HttpClient()
+        self._clock = clock or SystemClock()
+        self._fixed_headers = _header_lines(headers or {})
+        self._headers = b""
+        self._headers_key: str | None = None
+        self._limit_field = "max_tokens"
+
+    @property
+    def base_url(self) -> str:
+        """The endpoint's URL, without credentials."""
+        return self._base.shown
+
+    def redact(self, text: str) -> str:
+        """The text without the API key."""
+        return self._key.redact(text)
+
+    def __repr__(self) -> str:
+        return f"ChatClient({self.base_url!r}, {self.model!r})"
+
+    async def close(self) -> None:
+        """Close the connections, if they are this client's own."""
+        if self._owns_http:
+            await self._http.close()
+
+    async def get(self, path: str, timeout: float) -> Response:
+        """GET below the base URL, with this client's key; whatever the status. Raises ModelError."""
+        url = self._base / path
+        return await self._exchange(b"GET", url, b"", timeout)
+
+    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
+        if self._limit_field != "max_tokens" and "max_tokens" in body:
+            body[self._limit_field] = body.pop("max_tokens")
+        try:
+            data = orjson.dumps(body)
+        except TypeError as error:  # A lone surrogate, an integer above 64 bits: nothing a JSON row can bring.
+            raise RequestUnsupported(f"the request has no JSON form: {error}") from None
+        response = await self._exchange(b"POST", self._chat_url, data, timeout)
+        if 200 <= response.status < 300:
+            version = response.header(POLICY_VERSION_HEADER)
+            return self._parse(response), int(version) if version is not None and version.isdigit() else None
+        if response.status == 401 and self._key.reread():
+            return await self._chat(body, timeout)
+        if response.status == 400 and "max_tokens" in body and b"max_completion_tokens" in response.body:
+            self._limit_field = "max_completion_tokens"  # OpenAI's newer models refuse the old name.
+            return await self._chat(body, timeout)
+        refusal = status_error(response.status, self._text(response), self._where(), body.get("max_tokens"))
+        asked = response.header(b"retry-after")
+        refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
+        raise refusal
+
+    async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
+        try:
+            return await self._http.request(method, url, self._header_block(), body, timeout)
+        except ReadTimeout as error:
+            raise ModelTimeout(f"{url.shown} gave no whole reply in {timeout:g} s: {error.message}") from None
+        except BodyTooLarge as error:
+            raise ModelReplyInvalid(f"{url.shown}: {error.message}", retryable=False, status=200) from None
+        except HttpError as error:
+            raise ModelUnavailable(f"{url.shown}: {error.message}") from error
+
+    def _header_block(self) -> bytes:
+        try:
+            key = self._key.current(asyncio.get_running_loop().time())
+        except InputError as error:  # The file was there when we started.
+            raise ModelUnauthorized(error.message) from None
+        if not self._headers or key != self._headers_key:
+            lines = {b"content-type": b"application/json", b"accept": b"application/json"}
+            lines[b"user-agent"] = b"kubegym/" + __version__.encode()
+            if key is not None:
+                lines[b"authorization"] = b"Bearer " + key.encode()
+            elif self._base.authorization is not None:
+                lines[b"authorization"] = self._base.authorization
+            lines.update(self._fixed_headers)
+            self._headers = b"".join(b"%b: %b\r\n" % line for line in lines.items())
+            self._headers_key = key
+        return self._headers
+
+    def _parse(self, response: Response) -> Any:
+        try:
+            return orjson.loads(response.body)
+        except orjson.JSONDecodeError:
+            content_type = (response.header(b"content-type") or b"no content type").decode("latin-1")
+            raise ModelReplyInvalid(
+                f"{self._where()} answered {response.status} with something that is not JSON ({content_type}): "
+                f"{excerpt(self._text(response))}",
+                retryable=True,
+                status=response.status,
+            ) from None
+
+    def _text(self, response: Response) -> str:
+        return self.redact(response.body[:4096].decode(errors="replace"))
+
+    def _where(self) -> str:
+        return self._chat_url.shown
+
+
+class Engine(Protocol):
+    """A model in this process that answers chat completions."""
+
+    name: str
+
+    async def chat(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """The ``chat.completion`` object. Raises ModelError, TimeoutError or OSError."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine."""
+        ...
+
+
+class EngineClient(_Client):
+    """A model whose engine runs in this process.
+
+    Args:
+        engine: answers chat completions; closed with the client.
+        options: see ``_Client``.
+    """
+
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        super().__init__(engine.name, **options)
+        self._engine = engine
+
+    def __repr__(self) -> str:
+        return f"EngineClient({self.model!r})"
+
+    async def close(self) -> None:
+        """Close the engine; it may have to wait for its threads, so not on the event loop's."""
+        await asyncio.to_thread(self._engine.close)
+
+    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
+        try:
+            reply = await self._engine.chat(body, timeout)
+        except TimeoutError:
+            raise ModelTimeout(f"{self._where()} gave no answer in {timeout:g} s") from None
+        except OSError as error:
+            raise ModelUnavailable(f"{self._where()}: {error}") from error
+        if isinstance(reply, dict) and isinstance(refusal := reply.get("error"), dict):
+            status = refusal.get("code")
+            text = f"{refusal.get('type', '')} {refusal.get('message', '')}"
+            raise status_error(status if isinstance(status, int) else 500, text, self._where(), body.get("max_tokens"))
+        return reply, None
+
+    def _where(self) -> str:
+        return f"engine {self.model}"
+
+
+def _header_lines(headers: Mapping[str, str]) -> dict[bytes, bytes]:
+    lines: dict[bytes, bytes] = {}
+    for name, value in headers.items():
+        if not name or not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
+            raise InvalidSpec(f"{name!r} is no header name")
+        if not value.isascii() or not value.isprintable():
+            raise InvalidSpec(f"the value of header {name} has characters that no header may have")
+        lines[name.lower().encode()] = value.strip().encode()
+    return lines
