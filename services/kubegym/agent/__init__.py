@@ -1,1 +1,5 @@
-"""Harnesses: the conversation loop as a pure step function, and its driver."""
+"""The agent harness: a pure step function, its driver, and one attempt of one rollout."""
+
+from kubegym.agent.attempt import TRUNCATED, AgentSettings, run_attempt
+
+__all__ = ["TRUNCATED", "AgentSettings", "run_attempt"]

@@ -118,22 +118,22 @@ class EnvironmentRuntime:
     def session(self, assignment: Assignment, models: Mapping[str, ModelClient] | None = None) -> LocalSession:
         """A fresh session for one attempt; ``models`` are the environment's own, by role.
 
-        Raises:
-            AgentError: "InvalidRow", where the row was not checked before.
+        Never raises: a row that ``validate_row`` refuses makes ``seed`` and ``verify`` fail with "InvalidRow".
         """
         environment = self.cls.__new__(self.cls)
         usage: dict[str, dict[str, int]] = {}
+        task = invalid = None
         try:
             task = self._task_validator.validate_python(assignment.row)
         except ValidationError as error:
-            raise AgentError(_problems(error), reason="InvalidRow") from error
+            invalid = AgentError(f"the row does not fit the environment: {_problems(error)}", reason="InvalidRow")
         environment.config = self.config
         environment.task = task
         environment.row = assignment.row
         environment.shared = self._shared
         environment.models = ModelRoles(models or {}, assignment.rollout_id, usage)
         environment._identity = (assignment.task_id, assignment.rollout_index, assignment.rollout_id)
-        return LocalSession(self, environment, usage)
+        return LocalSession(self, environment, usage, invalid)
 
     async def verify_group(self, rollouts: Sequence[Rollout]) -> list[Verdict]:
         """Verdicts for all rollouts of one task. Raises VerifierError, JudgeError."""

@@ -28,6 +28,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from kubegym.resources.runtime import EnvironmentRuntime
 
 _log = logging.getLogger(__name__)
+_OUR_CODE = str(Path(__file__).parents[1] / "resources")
 _PATH_ERRORS = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -75,11 +77,18 @@ class HookDeadline(Deadline):
 class LocalSession:
     """One rollout's environment, in this process. Made by ``EnvironmentRuntime.session``."""
 
-    __slots__ = ("_environment", "_limits", "_runtime", "_watchdog", "deadline", "multi_turn", "usage")
+    __slots__ = ("_environment", "_invalid", "_limits", "_runtime", "_watchdog", "deadline", "multi_turn", "usage")
 
-    def __init__(self, runtime: EnvironmentRuntime, environment: Environment, usage: dict[str, dict[str, int]]) -> None:
+    def __init__(
+        self,
+        runtime: EnvironmentRuntime,
+        environment: Environment,
+        usage: dict[str, dict[str, int]],
+        invalid: AgentError | None = None,
+    ) -> None:
         self._runtime = runtime
         self._environment = environment
+        self._invalid = invalid
         self._limits = runtime.limits
         self._watchdog = runtime.watchdog
         self.multi_turn = runtime.multi_turn
@@ -93,6 +102,8 @@ class LocalSession:
 
     async def seed(self) -> list[Item]:
         """Initialise the instance and run its ``seed``. Raises AgentError "SeedCrashed", "SeedTimeout", ..."""
+        if self._invalid is not None:
+            raise self._invalid
         if not self._runtime.seeds:
             return []
         with _as_agent_error("Seed"):
@@ -156,6 +167,8 @@ class LocalSession:
 
     async def verify(self, rollout: Rollout) -> Verdict:
         """The verdict. Raises VerifierError, JudgeError."""
+        if self._invalid is not None:
+            raise self._invalid
         try:
             verdict = await self._run("verify", self._limits.verify_seconds, self._environment.verify, rollout)
         except Exception as error:
@@ -268,11 +281,16 @@ def _to_item(hook: str, message: object) -> Item:
 
 
 def crash_text(label: str, error: BaseException) -> str:
-    """Type, message and last frame of an exception, for a person who wrote the environment."""
-    place = getattr(error, "kubegym_frame", None)
+    """Type, message and last frame of an exception, for a person who wrote the environment.
+
+    The last frame that is not ours, if there is one: the line that called us wrongly says more than where we noticed.
+    """
+    place = getattr(error, "kubegym_frame", None)  # from a process of @offload, which tracebacks do not leave
     frames = traceback.extract_tb(error.__traceback__)
     if place is None and frames:
-        place = f"{frames[-1].filename}:{frames[-1].lineno} in {frames[-1].name}"
+        theirs = [frame for frame in frames if not frame.filename.startswith(_OUR_CODE)]
+        last = (theirs or frames)[-1]
+        place = f"{last.filename}:{last.lineno} in {last.name}"
     return f"{label}: {type(error).__name__}: {error}" + (f" ({place})" if place else "")
 
 

@@ -223,10 +223,11 @@ def _describe(cls: type, attribute: str, options: ToolOptions, function: Any) ->
         fields[f"p{position}"] = (annotation, default)
         names.append((f"p{position}", parameter.name))
     arguments = create_model(where, __config__=ConfigDict(extra="ignore", arbitrary_types_allowed=True), **fields)
-    schema = _plain(arguments.model_json_schema(by_alias=True))
-    schema.pop("description", None)
-    schema.setdefault("properties", {})
+    raw = _plain(arguments.model_json_schema(by_alias=True))
+    schema = {"type": "object", "properties": raw.get("properties", {}), "required": raw.get("required", [])}
     schema["additionalProperties"] = False
+    if "$defs" in raw:
+        schema["$defs"] = raw["$defs"]
     definition = {
         "type": "function",
         "name": options.name,

@@ -1,0 +1,209 @@
+"""One attempt of one rollout: seed, converse, verify, and say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kubegym.agent.driver import SeedSource, Transcript, run_conversation
+from kubegym.agent.step import DEFAULT_MAX_STEPS, LoopLimits
+from kubegym.core.clock import Deadline
+from kubegym.core.errors import AgentError, RolloutError, VerifierError
+from kubegym.core.messages import input_items
+from kubegym.core.outcomes import StopReason
+from kubegym.core.protocols import Assignment, Attempt, CallContext, ModelClient, Session
+from kubegym.core.trajectory import Rollout, Verdict
+
+_log = logging.getLogger(__name__)
+
+TRUNCATED: frozenset[StopReason] = frozenset(
+    {"max_output_tokens", "context_window", "max_steps", "content_filter", "token_budget"}
+)
+"""Stop reasons of a conversation that something cut short; ``onTruncated`` decides about those."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """How attempts of an environment entry are made; the manifest's agent, sampling and limits.
+
+    Attributes:
+        max_steps: model calls of a rollout; None means 1000.
+        max_total_tokens: see ``LoopLimits``.
+        max_silent: see ``LoopLimits``.
+        deadline_seconds: a rollout's own time, from seed to verdict.
+        stall_seconds: how much waiting for capacity may move the deadline.
+        seed: the run's seed; None sends none, so that a task's rollouts differ.
+        overrides: Responses create-params that win over the row's own; ``metadata`` is merged by key.
+        on_truncated: whether a truncated conversation is verified or left unscored.
+    """
+
+    max_steps: int | None = None
+    max_total_tokens: int | None = None
+    max_silent: int = 8
+    deadline_seconds: float = 3600.0
+    stall_seconds: float = 3600.0
+    seed: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    on_truncated: Literal["Verify", "Skip"] = "Verify"
+
+
+async def run_attempt(assignment: Assignment, session: Session, model: ModelClient, settings: AgentSettings) -> Attempt:
+    """Make one attempt with a fresh session, which is closed afterwards.
+
+    A failed attempt is a value, with the part of the response that exists; only cancellation is raised.
+    """
+    run = _Run(assignment, session, model, settings)
+    try:
+        return await run.to_verdict()
+    except RolloutError as error:
+        return run.failed(error)
+    except Exception as error:
+        _log.exception("the agent crashed", extra={"rollout_id": assignment.rollout_id})
+        return run.failed(AgentError(f"{type(error).__name__}: {error}", reason="AgentCrashed"))
+    finally:
+        await session.close()
+
+
+class _Run:
+    """The attempt while it runs."""
+
+    __slots__ = (
+        "assignment",
+        "deadline",
+        "loop",
+        "model",
+        "params",
+        "session",
+        "settings",
+        "started",
+        "stop_reason",
+        "transcript",
+        "verify_seconds",
+    )
+
+    def __init__(self, assignment: Assignment, session: Session, model: ModelClient, settings: AgentSettings) -> None:
+        self.assignment = assignment
+        self.session = session
+        self.model = model
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.started = self.loop.time()
+        self.deadline = session.deadline = Deadline(settings.deadline_seconds, settings.stall_seconds)
+        self.params: dict[str, Any] = {}
+        self.transcript = Transcript([])
+        self.stop_reason: StopReason | None = None
+        self.verify_seconds = 0.0
+
+    async def to_verdict(self) -> Attempt:
+        scope = self.deadline.timeout()
+        try:
+            async with scope:
+                await self.converse()
+                if self.settings.on_truncated == "Skip" and self.stop_reason in TRUNCATED:
+                    return self.ended(Verdict(None))
+                return self.ended(await self.verify())
+        except TimeoutError as error:
+            if not scope.expired():
+                raise
+            self.stop_reason = "deadline"
+            seconds = self.settings.deadline_seconds
+            raise AgentError(f"the rollout used up its {seconds:g} s", reason="DeadlineExceeded") from error
+
+    async def converse(self) -> None:
+        settings, assignment, session = self.settings, self.assignment, self.session
+        self.params = params = request_params(assignment.row, session.tools(), settings.overrides)
+        self.transcript.input = input_items(params.get("input") or [])
+        seeded = await session.seed()
+        if seeded:
+            self.transcript.input += seeded
+            params["input"] = self.transcript.input
+        limits = LoopLimits(
+            settings.max_steps or DEFAULT_MAX_STEPS,
+            settings.max_total_tokens,
+            settings.max_silent,
+            session.multi_turn,
+        )
+        seeds = (
+            SeedSource(settings.seed, assignment.task_id, assignment.rollout_index)
+            if settings.seed is not None
+            else None
+        )
+        context = CallContext(assignment.rollout_id, self.deadline)
+        self.stop_reason = await run_conversation(params, self.transcript, session, self.model, limits, context, seeds)
+
+    async def verify(self) -> Verdict:
+        response = self.transcript.response()
+        assert self.stop_reason is not None, "a finished conversation says why"
+        assert response is not None, "a conversation begins with a model call"
+        rollout = Rollout(
+            self.transcript.input, self.transcript.output, self.stop_reason, response, self.assignment.row
+        )
+        started = self.loop.time()
+        try:
+            verdict = await self.session.verify(rollout)
+        finally:
+            self.verify_seconds = self.loop.time() - started
+        calls = len(self.transcript.policy_versions)
+        if verdict.turn_rewards and len(verdict.turn_rewards) != calls:
+            raise VerifierError(
+                f"the verdict has {len(verdict.turn_rewards)} turn_rewards for {calls} turns (one a model call)",
+                reason="VerifierInvalidVerdict",
+            )
+        return verdict
+
+    def ended(self, verdict: Verdict) -> Attempt:
+        """Scored, or unscored where the verdict has no reward."""
+        attempt = self._attempt("unscored" if verdict.reward is None else "scored")
+        attempt.reward = verdict.reward
+        attempt.components = verdict.components
+        attempt.fields = {**verdict.fields, **verdict.metrics} if verdict.metrics else verdict.fields
+        for turn, reward in zip(attempt.turns, verdict.turn_rewards, strict=False):
+            turn["reward"] = reward
+        return attempt
+
+    def failed(self, error: RolloutError) -> Attempt:
+        """Failed, with what there is."""
+        attempt = self._attempt("failed")
+        attempt.failure = error.failure(self.assignment.attempt)
+        return attempt
+
+    def _attempt(self, outcome: Literal["scored", "unscored", "failed"]) -> Attempt:
+        transcript = self.transcript
+        usage = {"policy": transcript.tokens} if transcript.tokens else {}
+        if self.session.usage:
+            usage |= self.session.usage
+        return Attempt(
+            outcome,
+            stop_reason=self.stop_reason,
+            response=transcript.response(),
+            params=self.params,
+            usage=usage,
+            timing={
+                "queue": round(transcript.queue_seconds, 6),
+                "model": round(transcript.model_seconds, 6),
+                "tool": round(transcript.tool_seconds, 6),
+                "verify": round(self.verify_seconds, 6),
+                "total": round(self.loop.time() - self.started, 6),
+            },
+            turns=[{"policy_version": version, "reward": None} for version in transcript.policy_versions],
+            seed=self.settings.seed,
+        )
+
+
+def request_params(row: Mapping[str, Any], tools: list[dict[str, Any]], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The row's create-params with the run's overrides, and the environment's tools unless the row has its own.
+
+    A row that says ``tools: []`` has its own: none.
+    """
+    params = {**row["responses_create_params"]} if row.get("responses_create_params") else {}
+    if tools and params.get("tools") is None:
+        params["tools"] = tools
+    if overrides:
+        metadata = {**(params.get("metadata") or {}), **(overrides.get("metadata") or {})}
+        params.update(overrides)
+        if metadata:
+            params["metadata"] = metadata
+    return params
