@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
         "_complete",
         "_headers",
         "_headers_complete",
+        "_keep",
         "_length",
         "_loop",
         "_parser",
@@ -114,6 +115,7 @@ class Connection(asyncio.Protocol):
         self._length = 0
         self._headers_complete = False
         self._complete = False
+        self._keep = False
         self._received = False
 
     async def exchange(self, data: bytes, deadline: float) -> Response:
@@ -162,7 +164,7 @@ class Connection(asyncio.Protocol):
     def _expire(self) -> None:
         self.fail(ReadTimeout(f"no whole reply from {self._pool.origin} in time"))
 
-    def _finish(self, keep: bool) -> None:
+    def _finish(self) -> None:
         """The reply is whole: give the connection back, then the reply to who waits for it."""
         sent_all = self._transport is None or self._transport.get_write_buffer_size() == 0
         reply = self._end()
@@ -170,6 +172,7 @@ class Connection(asyncio.Protocol):
         assert self._parser is not None
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         response = Response(self._parser.get_status_code(), self._headers, body)
+        keep = self._keep
         self._reset()
         if keep and sent_all and not reply.done() and not self._pool.closed:
             self.idle_since = self._loop.time()
@@ -201,14 +204,14 @@ class Connection(asyncio.Protocol):
             self.fail(ProtocolError(f"{self._pool.origin} does not answer in HTTP/1.1: {error}"))
             return
         if self._complete and self._reply is not None:
-            self._finish(keep=self._parser.should_keep_alive())
+            self._finish()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange: by success when the end of the connection is the end of the body."""
         if self._reply is None:
             self._leave_pool()
         elif exc is None and self._headers_complete and self._ends_with_connection():
-            self._finish(keep=False)
+            self._finish()
         else:
             where = "within its reply" if self._received else "without a reply"
             cause = f" ({exc})" if exc is not None else ""
@@ -253,3 +256,4 @@ class Connection(asyncio.Protocol):
             self._headers_complete = False
         else:
             self._complete = True
+            self._keep = self._parser.should_keep_alive()  # Not later: the parser forgets the message.

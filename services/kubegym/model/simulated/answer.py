@@ -132,7 +132,7 @@ class Answerer:
                     return text
             if not answers.turns:
                 return answers.text
-            turn = sum(message.get("role") == "assistant" for message in messages)
+            turn: int = sum(message.get("role") == "assistant" for message in messages)
             return answers.turns[min(turn, len(answers.turns) - 1)]
         number = self._content_number(body)
         if answers.mode == "mcq":
@@ -204,7 +204,7 @@ def _called_tool(body: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _text(message: dict[str, Any]) -> str:
-    content = message.get("content")
+    content: Any = message.get("content")
     if isinstance(content, str):
         return content
     return parts_text(content) if isinstance(content, list) else ""
