@@ -66,7 +66,9 @@ class MultiStep(Environment):
     @classmethod
     def oracle(cls, task: Task) -> list[Any]:
         """Look up every synonym, then report."""
-        lookups = [{"name": "get_synonym_value", "arguments": {"synonym": synonym}} for synonym in task.expected_synonyms]
+        lookups = [
+            {"name": "get_synonym_value", "arguments": {"synonym": synonym}} for synonym in task.expected_synonyms
+        ]
         report = {
             "name": "extract_synonym_values",
             "arguments": {"synonym_values": [value_of(synonym) for synonym in task.expected_synonyms]},

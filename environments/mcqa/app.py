@@ -17,7 +17,7 @@ class MultipleChoice(Environment):
 
     version = "0.1.0"
     stateless_verify = True
-    answer_field = "extracted_answer"
+    answer_key = "extracted_answer"  # what majority@k votes on, and no_answer counts
 
     class Config(Model):
         """Settings: a ``grading_mode`` here wins over the rows'."""
@@ -71,8 +71,25 @@ class MultipleChoice(Environment):
 
     @classmethod
     def oracle(cls, task: Task) -> str:
-        """The right letter in the form that each mode reads."""
-        return f"Answer: {task.gold}" if task.grading_mode == "lenient_answer_colon" else f"\\boxed{{{task.gold}}}"
+        """The right letter, in a form that every mode reads."""
+        return f"Answer: {task.gold}\n\\boxed{{{task.gold}}}"
+
+    @classmethod
+    def get_key_metrics(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Mean reward, pass@1, and the averaged, the no-answer and the majority numbers at the highest k."""
+        return {
+            **{name: metrics[name] for name in ("mean/reward", "pass@1/accuracy") if name in metrics},
+            **_at_highest_k(metrics, r"pass@1\[avg-of-(\d+)\]/(?:accuracy|no_answer)"),
+            **_at_highest_k(metrics, r"pass@(\d+)/no_answer"),
+            **_at_highest_k(metrics, r"majority@(\d+)/accuracy"),
+        }
+
+
+def _at_highest_k(metrics: dict[str, Any], pattern: str) -> dict[str, Any]:
+    """The metrics of a pattern whose one group, k, is the highest."""
+    matches = [match for match in (re.fullmatch(pattern, name) for name in metrics) if match]
+    highest = max((int(match[1]) for match in matches), default=0)
+    return {match[0]: metrics[match[0]] for match in matches if int(match[1]) == highest}
 
 
 def _output_text(rollout: Rollout) -> str:

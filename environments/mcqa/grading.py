@@ -1,10 +1,11 @@
-"""Reading a letter out of an answer: NeMo Gym's rules for multiple-choice questions (contract 8.1), as pure functions."""
+"""Reading the letter out of an answer to a multiple-choice question, by NeMo Gym's rules (contract 8.1). Pure."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Sequence
+from itertools import pairwise
 from operator import itemgetter
 
 Options = dict[str, str]
@@ -13,7 +14,7 @@ Options = dict[str, str]
 MODES = ("strict_single_letter_boxed", "lenient_boxed", "lenient_answer_colon", "lenient_answer_colon_md")
 
 _LOCAL_LETTERS = str.maketrans(
-    {local: f" {latin}" for alphabet in ("أبجد", "অবডঢ", "ＡＢＣＤ") for local, latin in zip(alphabet, "ABCD", strict=True)}
+    {local: f" {latin}" for alphabet in ("أبجد", "অবডঢ") for local, latin in zip(alphabet, "ABCD", strict=True)}
 )
 _BOX = "\\boxed{"
 _TEXT = "\\text{"
@@ -117,7 +118,7 @@ def by_marked_answer(text: str, options: Options, prefix: str = "") -> str | Non
     if prefix:
         own = re.compile(re.escape(unicodedata.normalize("NFKC", prefix)) + r"\s*", re.IGNORECASE)
         found += [(match.start(), text[match.end() :].partition("\n")[0]) for match in own.finditer(text)]
-    for _, payload in reversed(sorted(found, key=itemgetter(0))):
+    for _, payload in sorted(found, key=itemgetter(0), reverse=True):
         letter = _named_option(payload, options)
         if letter is not None:
             return letter
@@ -165,7 +166,7 @@ def _lists_options(payload: str, options: Options) -> bool:
     return any(
         left.group().upper() != right.group().upper()
         and _LIST_SEPARATOR.fullmatch(payload, left.end(), right.start()) is not None
-        for left, right in zip(letters, letters[1:], strict=False)
+        for left, right in pairwise(letters)
     )
 
 
