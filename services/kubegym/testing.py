@@ -4,8 +4,8 @@
 
     from kubegym.testing import play
 
-    def test_it_pays_the_right_letter():
-        played = play("environments/mcqa", {"expected_answer": "B", ...}, ["The answer is \\\\boxed{B}."])
+    def test_it_pays_the_right_answer():
+        played = play("environments/arithmetic", {"question": "2+3", "expected_answer": 5}, ["The answer is 5."])
         assert played.reward == 1.0
 
 The whole path runs as in a run (tool calls, ``respond``, limits, verdict); only the model's words are given.
