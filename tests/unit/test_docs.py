@@ -6,12 +6,14 @@ import ast
 import re
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import kubegym
 from kubegym.core.spec import parse_manifests
+from kubegym.testing import play
 
 pytestmark = pytest.mark.unit
 
@@ -51,3 +53,22 @@ def test_manifests_load(page: Path) -> None:
 def test_links_lead_to_files(page: Path) -> None:
     targets = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "row", "replies"),
+    [
+        (
+            "README.md",
+            {"expected_answer": 12},
+            [{"name": "add", "arguments": {"a": 5, "b": 7}}, "The answer is 12."],
+        ),
+        ("docs/write-an-environment.md", {"expected": "Lima"}, ["It is Lima."]),
+    ],
+)
+def test_shown_environments_run(source: str, row: dict[str, Any], replies: list[Any], tmp_path: Path) -> None:
+    code = next(code for code in blocks(ROOT / source, "python") if "import Environment" in code)
+    (tmp_path / "app.py").write_text(code)
+    played = play(tmp_path, row, replies)
+    assert (played.outcome, played.reward) == ("scored", 1.0)
+    assert play(tmp_path, row, ["I do not know."]).reward == 0.0
