@@ -65,7 +65,7 @@ def s3_server(buckets: Sequence[str] = (), *, tls: bool = False) -> Iterator[S3S
         process, port = _start(program, Path(above), folder, certificate)
         try:
             scheme = "https" if tls else "http"
-            yield S3Server(f"{scheme}://127.0.0.1:{port}", folder, certificate[0] if certificate else None)
+            yield S3Server(f"{scheme}://127.0.0.1:{port}", folder, Path(above, "authority.pem") if tls else None)
         finally:
             process.terminate()
             try:
@@ -144,10 +144,25 @@ def _free_port() -> int:
 
 
 def _certificate(folder: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody trusts, and its key."""
+    """A certificate for 127.0.0.1 and its key, signed by ``authority.pem``, which nobody trusts."""
+    authority, authority_key = folder / "authority.pem", folder / "authority-key.pem"
     certificate, key = folder / "certificate.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command += ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    root = [*new, "-subj", "/CN=test authority", "-keyout", str(authority_key), "-out", str(authority)]
+    leaf = [*new, "-subj", "/CN=127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    leaf += ["-CA", str(authority), "-CAkey", str(authority_key)]
+    leaf += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    for command in (root, leaf):
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
     return certificate, key

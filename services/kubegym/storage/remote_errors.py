@@ -62,9 +62,10 @@ def remote_error(error: Exception, url: str, key: str) -> StoreError:
         return StoreDenied(message)
     if isinstance(error, FileNotFoundError):
         return ObjectNotFound(f"{url}/{key} does not exist")
-    if isinstance(error, exceptions.PreconditionError):
+    status = _first(_STATUS, text)
+    if isinstance(error, exceptions.PreconditionError) or status == "412":
         return Conflict(message)
-    return _by_status(_first(_STATUS, text), code, message, unsupported=isinstance(error, exceptions.NotSupportedError))
+    return _by_status(status, code, message, unsupported=isinstance(error, exceptions.NotSupportedError))
 
 
 def _by_status(status: str | None, code: str | None, message: str, *, unsupported: bool) -> StoreError:

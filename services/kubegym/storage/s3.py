@@ -99,41 +99,11 @@ class RemoteStore:
 
     async def create(self, key: str, data: bytes) -> str:
         """See ``ObjectStore.create``."""
-        import obstore
-        from obstore.exceptions import AlreadyExistsError
-
-        check_key(key)
-        for failures in range(1, self._retry.attempts + 1):
-            try:
-                return self._etag(await obstore.put_async(self._client, key, data, mode="create", use_multipart=False))
-            except AlreadyExistsError as error:
-                # S3 answers 409 while a concurrent write of the key is under way, and asks to try again; Azure's 409
-                # means what S3's 412 means. The object itself tells them apart.
-                if http_status(error) == 412 or await self._exists(key):
-                    raise Conflict(f"{self.url}/{key} exists already") from error
-                trouble = remote_error(error, self.url, key)
-                if not trouble.retryable or failures == self._retry.attempts:
-                    raise trouble from error
-            except Exception as error:
-                raise remote_error(error, self.url, key) from error
-            await asyncio.sleep(self._retry.delay(failures, self._rng))
-        raise AssertionError("unreachable: the last try returns or raises")
+        return await self._put_if(key, data, None)
 
     async def swap(self, key: str, data: bytes, etag: str) -> str:
         """See ``ObjectStore.swap``."""
-        import obstore
-        from obstore.exceptions import PreconditionError
-
-        try:
-            mode: Any = {self._tag: etag}
-            return self._etag(
-                await obstore.put_async(self._client, check_key(key), data, mode=mode, use_multipart=False)
-            )
-        except Exception as error:
-            mapped = remote_error(error, self.url, key)
-            if isinstance(error, PreconditionError) and mapped.reason != "BucketNotFound":
-                raise Conflict(f"{self.url}/{key} is absent or has another ETag than {etag}") from error
-            raise mapped from error
+        return await self._put_if(key, data, etag)
 
     async def list(self, prefix: str = "") -> AsyncIterator[str]:
         """See ``ObjectStore.list``."""
@@ -159,7 +129,11 @@ class RemoteStore:
 
     @asynccontextmanager
     async def writer(self, key: str) -> AsyncIterator[ObjectWriter]:
-        """See ``ObjectStore.writer``. Uploads in parts; a block that raises aborts the upload on the server, too."""
+        """See ``ObjectStore.writer``. Uploads in parts; a block that raises aborts the upload on the server, too.
+
+        What a killed process, or a server that failed half-way, leaves of an upload is invisible but stored: buckets
+        should have a lifecycle rule that ends incomplete uploads.
+        """
         writer = _PartWriter(self, check_key(key))
         try:
             yield writer
@@ -171,20 +145,49 @@ class RemoteStore:
     async def close(self) -> None:
         """Nothing to free: connections close when the last store of the process goes."""
 
-    def _etag(self, result: PutResult) -> str:
-        return str(result[self._tag])  # type: ignore[literal-required]
+    async def _put_if(self, key: str, data: bytes, etag: str | None) -> str:
+        """Write if the object has this ETag; None: if there is none. Raises Conflict if not.
 
-    async def _exists(self, key: str) -> bool:
+        Two answers settle nothing, and then the object itself is looked at:
+
+        - 409 to a create. S3's says that another write of the key is under way and asks to try again; Azure's, that the
+          object exists. (A swap's 409 has been tried again by obstore.)
+        - None. The write may have happened, or have been refused before its body was sent.
+        """
+        import obstore
+        from obstore.exceptions import AlreadyExistsError
+
+        check_key(key)
+        mode: Any = "create" if etag is None else {self._tag: etag}
+        for failures in range(1, self._retry.attempts + 1):
+            try:
+                return self._etag(await obstore.put_async(self._client, key, data, mode=mode, use_multipart=False))
+            except Exception as error:
+                trouble = remote_error(error, self.url, key)
+                unanswered = http_status(error) is None
+                disputed = etag is None and isinstance(error, AlreadyExistsError)
+                if not trouble.retryable or not (unanswered or disputed):
+                    raise trouble from error
+                if await self._current_etag(key) != etag:
+                    raise Conflict(f"{self.url}/{key} has been written, by this call or another") from error
+                if unanswered or failures == self._retry.attempts:
+                    raise trouble from error
+            await asyncio.sleep(self._retry.delay(failures, self._rng))
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def _current_etag(self, key: str) -> str | None:
         import obstore
 
         try:
-            await obstore.head_async(self._client, key)
+            return str((await obstore.head_async(self._client, key))[self._tag])  # type: ignore[literal-required]
         except Exception as error:
             mapped = remote_error(error, self.url, key)
             if isinstance(mapped, ObjectNotFound):
-                return False
+                return None
             raise mapped from error
-        return True
+
+    def _etag(self, result: PutResult) -> str:
+        return str(result[self._tag])  # type: ignore[literal-required]
 
 
 class _PartWriter:
