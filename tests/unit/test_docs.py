@@ -72,3 +72,14 @@ def test_shown_environments_run(source: str, row: dict[str, Any], replies: list[
     played = play(tmp_path, row, replies)
     assert (played.outcome, played.reward) == ("scored", 1.0)
     assert play(tmp_path, row, ["I do not know."]).reward == 0.0
+
+
+def test_reasons_of_failures_exist() -> None:
+    table = re.findall(
+        r"^\| (?:model|agent|tool|verifier|worker) \| (`[^|]+) \|", (ROOT / "docs/concepts.md").read_text(), re.M
+    )
+    named = set(re.findall(r"`(\w+)`", " ".join(table)))
+    sources = [path.read_text() for path in (ROOT / "services").rglob("*.py")]
+    hooks = {f"{hook}Crashed" for hook in ("Seed", "Respond")}
+    assert named
+    assert {name for name in named - hooks if not any(f'"{name}"' in text for text in sources)} == set()
