@@ -114,7 +114,7 @@ def _check_size(*numbers: int) -> None:
 
 def _assistant_texts(rollout: Rollout) -> list[str]:
     """The text of each assistant message, in order."""
-    texts = []
+    texts: list[str] = []
     for item in rollout.output:
         if item.get("role") == "assistant" and item.get("type", "message") == "message":
             content = item.get("content") or ""

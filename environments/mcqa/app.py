@@ -94,7 +94,7 @@ def _at_highest_k(metrics: dict[str, Any], pattern: str) -> dict[str, Any]:
 
 def _output_text(rollout: Rollout) -> str:
     """Every ``output_text`` part, joined without anything between them (the contract's graded text)."""
-    parts = []
+    parts: list[str] = []
     for item in rollout.output:
         if item.get("type", "message") == "message" and item.get("role") == "assistant":
             content = item.get("content") or ()
