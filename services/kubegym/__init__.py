@@ -12,14 +12,13 @@ if TYPE_CHECKING:
     from kubegym.core.errors import ToolError, VerifierError
     from kubegym.core.messages import Done, Message, Turn
     from kubegym.core.trajectory import Rollout, Verdict
-    from kubegym.local import load, run
+    from kubegym.local import Collector, load, run
     from kubegym.resources import Environment, Model, Row, offload, tool
-    from kubegym.rollout import Collector
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Collector": "kubegym.rollout",
+    "Collector": "kubegym.local",
     "Done": "kubegym.core.messages",
     "Environment": "kubegym.resources",
     "Message": "kubegym.core.messages",

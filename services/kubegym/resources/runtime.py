@@ -165,6 +165,11 @@ class EnvironmentRuntime:
         """Whether the class computes metrics of its own, for which rows must be kept until the end."""
         return _overrides(self.cls, "compute_metrics")
 
+    @property
+    def has_key_metrics(self) -> bool:
+        """Whether the class chooses its headline numbers itself."""
+        return _overrides(self.cls, "get_key_metrics")
+
     async def compute_metrics(self, tasks: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Any]:
         """The class's own metrics over the rows of each task (contract 2.4)."""
         return await _resolved(self.cls.compute_metrics(tasks))

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from kubegym.core.errors import OutputInUse
 from kubegym.core.ids import rollout_id
 from kubegym.core.protocols import Assignment
 from kubegym.rollout.plan import Plan, ShardPlan
@@ -152,18 +153,17 @@ class PlanPool:
 
 
 class StreamPool:
-    """Cuts tasks that are handed in while the run goes on into shards.
+    """Makes a shard of each task that is handed in while the run goes on, so task and shard have one number.
 
-    A shard is cut from what is at hand when a slot is free: at least one task, at most ``tasks_per_shard``. So a
-    curriculum is asked for its next task only when there is room for it.
+    A task is asked for when a slot is free, not before: a curriculum decides on what is known by then.
 
     Args:
         access: the store and who claims.
         tasks: the tasks, possibly without end.
         run_id: the run's id.
         rollouts_per_task: size of a group.
-        first_shard, first_task: where the stream's numbering goes on.
-        wanted: how many tasks may be taken now (≥ 1), given the free slots.
+        environment: the entry.
+        first: where the stream's numbering goes on.
     """
 
     def __init__(
@@ -174,37 +174,26 @@ class StreamPool:
         run_id: str,
         rollouts_per_task: int,
         environment: str,
-        first_shard: int = 0,
-        first_task: int = 0,
-        wanted: Callable[[], int] = lambda: 1,
+        first: int = 0,
     ) -> None:
+        self.next_index = first
         self._access = access
         self._tasks = tasks
         self._run_id = run_id
         self._rollouts = rollouts_per_task
         self._environment = environment
-        self._next_shard = first_shard
-        self._next_task = first_task
-        self._wanted = wanted
 
     async def claim(self) -> Workload | None:
-        """A new shard with the next tasks, or None when the stream has ended."""
-        taken: list[TaskRow] = []
-        for _ in range(max(1, self._wanted())):
-            try:
-                taken.append(await anext(self._tasks))
-            except StopAsyncIteration:
-                break
-        if not taken:
+        """A new shard with the next task, or None when the stream has ended."""
+        task = await anext(self._tasks, None)
+        if task is None:
             return None
-        plan = ShardPlan(
-            self._next_shard, self._environment, self._next_task, len(taken), self._next_task, (0, self._rollouts)
-        )
+        index = self.next_index
+        plan = ShardPlan(index, self._environment, index, 1, index, (0, self._rollouts))
         shard = await claim_shard(
             self._access, plan, run_id=self._run_id, generation=1, ceiling=plan.size, expect_absent=True
         )
         if shard is None:
-            raise RuntimeError(f"shard {plan.index} of this stream exists already")
-        self._next_shard += 1
-        self._next_task += len(taken)
-        return Workload(shard, taken, self._run_id)
+            raise OutputInUse(f"{self._access.store.url}: another process collects into this stream")
+        self.next_index += 1
+        return Workload(shard, [task], self._run_id)

@@ -129,7 +129,7 @@ async def read_run(store: ObjectStore) -> StoredRun:
     open_ended = bool(plan.extra.get("stream"))
     if stored is not None:
         return StoredRun(store, plan, Manifest.from_json(stored.data), open_ended)
-    heads = await _stream_heads(store) if open_ended else await plan_heads(store, plan.shards)
+    heads = await stream_heads(store) if open_ended else await plan_heads(store, plan.shards)
     return StoredRun(store, plan, build_manifest(plan, heads, 0.0, open_ended=open_ended), open_ended)
 
 
@@ -143,7 +143,7 @@ async def plan_heads(store: ObjectStore, shards: int, *, at_once: int = 64) -> d
     return heads
 
 
-async def _stream_heads(store: ObjectStore, *, at_once: int = 64) -> dict[int, Head]:
+async def stream_heads(store: ObjectStore, *, at_once: int = 64) -> dict[int, Head]:
     """All heads of a stream: its shards are numbered without gaps."""
     heads: dict[int, Head] = {}
     while True:

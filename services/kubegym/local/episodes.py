@@ -1,0 +1,212 @@
+"""Episodes of a run in this process: environments, models and agent composed (no HTTP between them)."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kubegym.agent.attempt import AgentSettings, run_attempt
+from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
+from kubegym.core.messages import input_items
+from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient
+from kubegym.core.trajectory import Rollout
+from kubegym.local.models import OnCall, build_client
+from kubegym.local.runspec import Entry, RunSpec
+from kubegym.resources import Environment, EnvironmentRuntime, LoadedEnvironment, Watchdog, load_environment
+
+log = logging.getLogger("kubegym.local")
+
+STALLED_EXIT = 70
+"""Exit code of a worker whose environment code blocked it for good (EX_SOFTWARE)."""
+
+
+class Part:
+    """An entry at work: its environment, its models, how its attempts are made."""
+
+    def __init__(
+        self, entry: Entry, loaded: LoadedEnvironment, runtime: EnvironmentRuntime, models: Mapping[str, ModelClient]
+    ) -> None:
+        self.entry = entry
+        self.loaded = loaded
+        self.runtime = runtime
+        self.policy = models["policy"]
+        self.others = {role: client for role, client in models.items() if role != "policy"}
+        self.settings = AgentSettings(
+            max_steps=entry.max_steps,
+            max_total_tokens=entry.max_total_tokens,
+            deadline_seconds=entry.rollout_timeout,
+            seed=entry.seed,
+            overrides=entry.sampling,
+            on_truncated=entry.on_truncated,
+        )
+        name = loaded.name
+        self.info = EnvironmentInfo(
+            name=name,
+            version=runtime.version,
+            verifier=name,
+            verifier_version=runtime.verifier_version,
+            agent=f"{name}_{entry.harness}_agent",
+            model=self.policy.model,
+        )
+
+
+class LocalEpisodes:
+    """Implements ``core.protocols.Episodes`` over parts of this process."""
+
+    def __init__(self, parts: Mapping[str, Part], clients: list[ModelClient], watchdog: Watchdog) -> None:
+        self.parts = parts
+        self.clients = clients  # closed with the episodes
+        self._watchdog = watchdog
+
+    async def start(self) -> None:
+        """Set the environments up. Raises InvalidSpec."""
+        for part in self.parts.values():
+            await part.runtime.start()
+
+    async def run(self, assignment: Assignment) -> Attempt:
+        """Make one attempt."""
+        part = self.parts[assignment.environment]
+        try:
+            session = part.runtime.session(assignment, part.others)
+        except RolloutError as error:
+            return Attempt("failed", failure=error.failure(assignment.attempt))
+        return await run_attempt(assignment, session, part.policy, part.settings)
+
+    def info(self, environment: str) -> EnvironmentInfo:
+        """Names and versions for rows."""
+        return self.parts[environment].info
+
+    def verifies_groups(self, environment: str) -> bool:
+        """Whether the environment has ``verify_group``."""
+        return self.parts[environment].runtime.verifies_groups
+
+    async def verify_group(self, environment: str, group: list[tuple[Assignment, Attempt]]) -> None:
+        """Let the environment give verdicts over a whole group; failed attempts are not part of it."""
+        judged = [(assignment, attempt) for assignment, attempt in group if attempt.failure is None]
+        if not judged:
+            return
+        try:
+            verdicts = await self.parts[environment].runtime.verify_group([_rollout(*pair) for pair in judged])
+        except RolloutError as error:
+            for assignment, attempt in judged:
+                attempt.outcome, attempt.reward, attempt.failure = "failed", None, error.failure(assignment.attempt)
+            return
+        for (_, attempt), verdict in zip(judged, verdicts, strict=True):
+            attempt.outcome = "unscored" if verdict.reward is None else "scored"
+            attempt.reward = verdict.reward
+            attempt.components = verdict.components
+            attempt.fields = {**attempt.fields, **verdict.fields, **verdict.metrics}
+
+    async def close(self) -> None:
+        """Tear environments down, then close models."""
+        try:
+            for part in self.parts.values():
+                await part.runtime.close()
+        finally:
+            self._watchdog.close()
+            for client in self.clients:
+                await client.close()
+
+
+def _rollout(assignment: Assignment, attempt: Attempt) -> Rollout:
+    if attempt.response is None or attempt.stop_reason is None:
+        raise AgentError("an attempt without a response cannot be judged")
+    return Rollout(
+        input_items(attempt.params.get("input") or []),
+        attempt.response["output"],
+        attempt.stop_reason,
+        attempt.response,
+        assignment.row,
+        attempt.reward,
+        attempt.fields,
+    )
+
+
+def load(reference: str) -> LoadedEnvironment:
+    """The environment of an entry: a folder, a name, or ``module:Class``."""
+    module, colon, name = reference.partition(":")
+    if not colon or "/" in reference:
+        return load_environment(reference)
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InvalidSpec(f"environment {reference} does not import: {error}") from error
+    return of_class(cls)
+
+
+def of_class(cls: type[Environment]) -> LoadedEnvironment:
+    """A class given in Python as a loaded environment; its digest covers the class's own source where there is one."""
+    import inspect
+    from hashlib import blake2b
+
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):  # typed into an interpreter
+        source = cls.__qualname__
+    return LoadedEnvironment(cls, snake_case(cls.__name__), None, blake2b(source.encode(), digest_size=16).hexdigest())
+
+
+def snake_case(name: str) -> str:
+    """``MathWithCode`` -> ``math_with_code``."""
+    return "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+def build_episodes(
+    spec: RunSpec,
+    *,
+    classes: Mapping[str, LoadedEnvironment] | None = None,
+    clients: Mapping[str, ModelClient] | None = None,
+    on_call: OnCall | None = None,
+    on_stall: Callable[[str, str], None] | None = None,
+) -> LocalEpisodes:
+    """Compose a run's environments and models. Nothing runs yet; ``start`` sets the environments up.
+
+    Args:
+        spec: the run.
+        classes: environments given in Python, by entry.
+        clients: models given in Python, by role; they win over the spec's, and stay their owner's to close.
+        on_call: told of every model call.
+        on_stall: told when environment code blocks the process for good; the default ends the process.
+
+    Raises:
+        InputError: an environment or model that cannot be had.
+    """
+    watchdog = Watchdog(on_stall or end_process)
+    made: dict[str, ModelClient] = {}
+    parts: dict[str, Part] = {}
+    for entry in spec.entries:
+        loaded = (classes or {}).get(entry.name) or load(entry.environment)
+        runtime = EnvironmentRuntime(loaded.cls, entry.config, name=loaded.name, watchdog=watchdog)
+        if entry.harness != "simple":
+            raise InvalidSpec(f"{entry.name}: no harness is called {entry.harness!r}; there is: simple")
+        models: dict[str, ModelClient] = dict(clients or {})
+        for role, ref in entry.models.items():
+            if role in models:
+                continue
+            key = repr(ref)
+            if key not in made:
+                made[key] = build_client(ref, concurrency=spec.concurrency, on_call=on_call)
+            models[role] = made[key]
+        if "policy" not in models:
+            raise InvalidSpec(
+                f"{entry.name}: no policy model: give --base-url and --model, or --engine, or models.policy"
+            )
+        parts[entry.name] = Part(entry, loaded, runtime, models)
+    return LocalEpisodes(parts, list(made.values()), watchdog)
+
+
+def end_process(label: str, stack: str) -> None:
+    """A hook is stuck where no exception reaches it: end this worker, so that the poison rule finds the rollout."""
+    log.critical("%s does not react; ending the worker. Its stack:\n%s", label, stack)
+    logging.shutdown()
+    os._exit(STALLED_EXIT)
+
+
+async def from_json(argument: dict[str, Any]) -> LocalEpisodes:
+    """Factory for isolated children (``rollout.ChildSpec``): episodes of a RunSpec in JSON."""
+    episodes = build_episodes(RunSpec.from_json(argument))
+    await episodes.start()
+    return episodes

@@ -1,0 +1,56 @@
+"""Model clients from references."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from kubegym.core.errors import InvalidSpec
+from kubegym.core.protocols import ModelClient
+from kubegym.local.runspec import ModelRef
+
+OnCall = Callable[[float, float, str, int, int], None]
+
+
+def api_key(ref: ModelRef) -> str | Path | None:
+    """The endpoint's key: the file that was named, else ``KUBEGYM_API_KEY``, else ``OPENAI_API_KEY``."""
+    if ref.api_key_file is not None:
+        return Path(ref.api_key_file)
+    return os.environ.get("KUBEGYM_API_KEY") or os.environ.get("OPENAI_API_KEY")
+
+
+def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = None) -> ModelClient:
+    """The client for a reference; an embedded model is loaded here.
+
+    Raises:
+        InputError: a key file, weights or an optional package is missing.
+        InvalidSpec: a URL or option that cannot be used.
+    """
+    if ref.kind == "endpoint":
+        from kubegym.model.client import ChatClient
+
+        if ref.base_url is None:
+            raise InvalidSpec(f"model {ref.model}: an endpoint needs a base URL")
+        return ChatClient(ref.base_url, ref.model, api_key=api_key(ref), on_call=on_call)
+    from kubegym.model.client import EngineClient
+
+    if ref.kind == "embedded":
+        from kubegym.model.embedded import MAX_SLOTS, EmbeddedEngine
+
+        path = Path(ref.path) if ref.path else None
+        slots = max(1, min(concurrency, MAX_SLOTS))
+        return EngineClient(EmbeddedEngine(path, slots=slots, name=ref.model), on_call=on_call)
+    from kubegym.model.simulated import SimulatedConfig, SimulatedEngine
+
+    return EngineClient(SimulatedEngine(SimulatedConfig(model=ref.model, **ref.options)), on_call=on_call)
+
+
+async def check_models(clients: list[ModelClient]) -> None:
+    """Ask every endpoint, before a run, whether it is there. Raises ModelError."""
+    from kubegym.model.client import ChatClient
+    from kubegym.model.endpoint import check_endpoint
+
+    for client in clients:
+        if isinstance(client, ChatClient):
+            await check_endpoint(client)

@@ -1,0 +1,149 @@
+"""What a local run does, fully resolved: the hand-over from manifests, flags or Python to the engine.
+
+A RunSpec is plain data. It travels with the plan (``extra.run``), so that ``kubegym retry`` and the isolated children
+of the poison rule can rebuild environments and models from it alone. Secrets are not part of it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from kubegym.core.ids import canonical_json, digest
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A model by how it is reached.
+
+    Attributes:
+        kind: ``endpoint`` (any OpenAI-compatible server), ``embedded`` (llama.cpp in process), ``simulated``.
+        model: the name asked for, and what rows say.
+        base_url: of an endpoint, with ``/v1``.
+        path: GGUF file of an embedded engine; None is the shipped model.
+        api_key_file: file with the key; None takes it from the environment.
+        options: of a simulated engine.
+    """
+
+    kind: Literal["endpoint", "embedded", "simulated"]
+    model: str
+    base_url: str | None = None
+    path: str | None = None
+    api_key_file: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def identity(self) -> dict[str, Any]:
+        """What of it decides the content of a run: not where the endpoint happens to be."""
+        identity: dict[str, Any] = {"kind": self.kind, "model": self.model}
+        if self.kind == "embedded":
+            identity["weights"] = _weights(self.path)
+        if self.options:
+            identity["options"] = self.options
+        return identity
+
+
+def _weights(path: str | None) -> str:
+    if path is None:
+        return "shipped"
+    file = Path(path)
+    return f"{file.name}:{file.stat().st_size}" if file.exists() else file.name
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """Rows of an entry: a path or URL, and which of them."""
+
+    uri: str
+    format: str | None = None
+    sha256: str | None = None
+    offset: int = 0
+    limit: int | None = None
+    shuffle_seed: int | None = None
+    endpoint: str | None = None
+    region: str | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One environment of a run.
+
+    Attributes:
+        name: of the entry.
+        environment: folder or name for ``load_environment``, or ``module:Class``.
+        config: the environment's configuration.
+        models: by role; ``policy`` is there.
+        dataset: None where the rows are handed over in Python.
+        rollouts_per_task, weight, agent_refs: as in the manifest.
+        sampling: Responses create-params over the rows' own.
+        max_steps, max_total_tokens, rollout_timeout: limits.
+        seed: of the sampling; None sends none.
+        on_truncated: what becomes of truncated conversations.
+    """
+
+    name: str
+    environment: str
+    models: dict[str, ModelRef]
+    dataset: DatasetRef | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    rollouts_per_task: int = 1
+    weight: float = 1.0
+    agent_refs: tuple[str, ...] = ()
+    harness: str = "simple"
+    sampling: dict[str, Any] = field(default_factory=dict)
+    max_steps: int | None = None
+    max_total_tokens: int | None = None
+    rollout_timeout: float = 3600.0
+    seed: int | None = None
+    on_truncated: Literal["Verify", "Skip"] = "Verify"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """A run.
+
+    Attributes:
+        name: of the RolloutJob or the environment.
+        entries: its environments.
+        output: folder or URL; None for the default folder.
+        output_endpoint, output_region: of an S3-compatible store.
+        concurrency, flush_seconds, flush_bytes: pace.
+        tasks_per_shard: size of a shard.
+        max_attempts, max_failed_fraction: the failure policy.
+        materialized_inputs: also write ``rollouts_materialized_inputs.jsonl``.
+    """
+
+    name: str
+    entries: tuple[Entry, ...]
+    output: str | None = None
+    output_endpoint: str | None = None
+    output_region: str | None = None
+    concurrency: int = 32
+    tasks_per_shard: int = 32
+    flush_seconds: float | None = None
+    flush_bytes: int = 8 << 20
+    max_attempts: int = 3
+    max_failed_fraction: float = 0.05
+    materialized_inputs: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        raw: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> RunSpec:
+        """The spec ``to_json`` made."""
+        entries = []
+        for entry in raw["entries"]:
+            models = {role: ModelRef(**model) for role, model in entry["models"].items()}
+            dataset = DatasetRef(**entry["dataset"]) if entry["dataset"] else None
+            agents = tuple(entry["agent_refs"])
+            entries.append(Entry(**{**entry, "models": models, "dataset": dataset, "agent_refs": agents}))
+        return cls(**{**raw, "entries": tuple(entries)})
+
+
+def default_output(name: str, content: Any) -> str:
+    """``runs/<environment>/<digest>`` of what a run collects: the same resumes, an edited verifier begins anew."""
+    return f"runs/{name}/{digest(canonical_json(content))[:12]}"
