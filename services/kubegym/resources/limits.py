@@ -7,6 +7,7 @@ overrun says which of the two it was::
     ├── CpuTimeExceeded    the code computed for too long        <Stage>Timeout, never retried
     └── WallTimeExceeded   it waited, or got no processor        <Stage>Starved, retried
     ProcessDied            the process of an offloaded method ended without an answer
+    RemoteError            what such a method raised, where pickle cannot carry it
 """
 
 from __future__ import annotations
@@ -49,3 +50,7 @@ class WallTimeExceeded(Overrun):
 
 class ProcessDied(Exception):
     """The child process that ran an offloaded method ended without an answer."""
+
+
+class RemoteError(Exception):
+    """An exception of an offloaded method that pickle cannot carry; the text names its type and message."""

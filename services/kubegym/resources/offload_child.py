@@ -13,11 +13,8 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from kubegym.resources.limits import RemoteError
 from kubegym.resources.loader import register_folder
-
-
-class RemoteError(Exception):
-    """An exception of the method that pickle cannot carry; the text names its type and message."""
 
 
 def main() -> None:
@@ -43,7 +40,8 @@ def _answer(connection: Connection, job: bytes) -> bytes:
             function = getattr(function, part)
         connection.send_bytes(pickle.dumps(None))  # ready: from here on the time is the call's
         _limit_cpu(cpu_seconds)
-        answer = ("returned", function.__wrapped__(*args, **kwargs))
+        function = getattr(function, "__wrapped__", function)  # the name means what @offload put there
+        answer = ("returned", function(*args, **kwargs))
         return pickle.dumps(answer)
     except Exception as error:
         return _pickled(error)
