@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -98,7 +99,7 @@ class Collector:
         self._episodes: LocalEpisodes | None = None
         self._plan: Plan | None = None
         self._next = 0
-        self._busy = False
+        self._current: _Collection | None = None
 
     @property
     def run_id(self) -> str:
@@ -121,6 +122,7 @@ class Collector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            await self._end()
             await self._working().close()
         finally:
             if self._owns_store:
@@ -162,9 +164,7 @@ class Collector:
             InvalidRows: a task cannot be run; groups of earlier tasks were delivered or are committed.
         """
         plan = self._started()
-        if self._busy:
-            raise RuntimeError("this Collector collects already; one `collect` at a time")
-        self._busy = True
+        await self._end()
         ready: asyncio.Queue[Group] = asyncio.Queue(maxsize=self._settings.concurrency)
         pool = self._pool(plan, tasks, rollouts_per_task)
         worker = Worker(
@@ -175,16 +175,22 @@ class Collector:
             on_group=ready.put,
             metrics=self._metrics,
         )
-        task = asyncio.create_task(worker.run(), name="collect")
+        mine = self._current = _Collection(worker, pool, asyncio.create_task(worker.run(), name="collect"))
         try:
-            async for group in _until(task, ready):
+            async for group in _until(mine.task, ready):
                 if self._policy.delivers(group):
                     yield group
         finally:
-            worker.stop()
-            await asyncio.gather(task, return_exceptions=True)
-            self._next = pool.next_index
-            self._busy = False
+            if self._current is mine:
+                await self._end()
+
+    async def _end(self) -> None:
+        """End what is being collected. A loop that was left early does not say so before it is collected as garbage."""
+        current, self._current = self._current, None
+        if current is not None:
+            current.worker.stop()
+            await asyncio.gather(current.task, return_exceptions=True)
+            self._next = current.pool.next_index
 
     def _pool(self, plan: Plan, tasks: Tasks, rollouts_per_task: int) -> StreamPool:
         return StreamPool(
@@ -212,6 +218,15 @@ class Collector:
             if problem is not None:
                 raise InvalidRows([RowProblem("task", number, problem)], 1)
             yield TaskRow(self._entry.name, row, task_id(part.info.name, row))
+
+
+@dataclass(frozen=True, slots=True)
+class _Collection:
+    """A ``collect`` at work."""
+
+    worker: Worker
+    pool: StreamPool
+    task: asyncio.Task[None]
 
 
 async def _each(tasks: Tasks) -> AsyncIterator[Mapping[str, Any]]:

@@ -10,9 +10,9 @@ from typing import Any
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
 from kubegym.local.episodes import of_class
+from kubegym.local.localrun import Display, LocalRun
 from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import Results, blocking, read_results
-from kubegym.local.localrun import Display, LocalRun
 from kubegym.local.runspec import DatasetRef, Entry, ModelRef, RunSpec
 from kubegym.local.tasks import BUNDLED
 from kubegym.resources import Environment, LoadedEnvironment
