@@ -41,6 +41,7 @@ MAX_NODES = 200_000
 
 _TAG = "tag:yaml.org,2002:"
 _MAP, _SEQ = _TAG + "map", _TAG + "seq"
+_NODE_OF = {_MAP: "mapping", _SEQ: "sequence"}
 _JSON_TAGS = frozenset(_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 
 
@@ -194,8 +195,15 @@ def _documents(content: bytes | str, source: str, problems: list[SpecProblem]) -
             inspection = _Inspection()
             inspection.visit(node)
             problems += [SpecProblem(source, f.line, path_text(f.location), f.message) for f in inspection.faults]
-            if node.tag != _TAG + "null" and not any(fault.fatal for fault in inspection.faults):
-                yield node, loader.construct_document(node)
+            if node.tag == _TAG + "null" or any(fault.fatal for fault in inspection.faults):
+                continue
+            try:
+                value = loader.construct_document(node)
+            except (ValueError, KeyError) as error:  # such as `!!int x`, `0b_`, or a number of 5,000 digits
+                line = node.start_mark.line + 1
+                problems.append(SpecProblem(source, line, "", f"holds a value that cannot be read: {error}"))
+                continue
+            yield node, value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         message = ", ".join(part for part in (error.context, error.problem) if part)
@@ -251,8 +259,10 @@ class _Inspection:
             self._add(location, node, "refers to itself")
         elif len(location) > MAX_DEPTH:
             self._add(location, node, f"is nested deeper than {MAX_DEPTH} levels")
-        elif node.tag not in _JSON_TAGS:
-            self._add(location, node, f"has a YAML tag ({node.tag.replace(_TAG, '!!')}) that JSON has no word for")
+        elif node.tag not in _JSON_TAGS or _NODE_OF.get(node.tag, "scalar") != getattr(node, "id", None):
+            self._add(
+                location, node, f"has the YAML tag {node.tag.replace(_TAG, '!!')}, which a manifest cannot have here"
+            )
         elif node.tag == _MAP:
             self._visit_mapping(node, location, above | {id(node)})
         elif node.tag == _SEQ:
