@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, cast, overload
 import orjson
 
 from kubegym.core.rows import AGENT_TYPE
-from kubegym.data.columns import Column, Spill, Statistics, describe
+from kubegym.data.columns import STATISTICS, Column, Spill, describe
 from kubegym.data.passk import PassMetrics, ScoreFunction, accuracy
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ Tasks = Sequence[list[dict[str, Any]]]
 """Scored rows by task, stripped (see ``stripped``). It lies on disk: iterate as often as you like, keep little."""
 
 _WRITE = 1 << 20  # bytes of JSON handed on at a time
+_STRIDE = 64  # the place of every 64th line on disk is remembered
 _HOOK_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -61,13 +62,23 @@ NO_HOOKS = MetricHooks()
 
 @dataclass(slots=True)
 class Counts:
-    """How the rollouts of some tasks ended; ``failed`` by reason."""
+    """How rollouts ended: ``failed`` by reason, ``depths`` counts tasks by their number of scored rollouts."""
 
     tasks: int = 0
     rollouts: int = 0
     scored: int = 0
     unscored: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    depths: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def max_k(self) -> int:
+        """The most scored rollouts that any task has."""
+        return max(self.depths, default=0)
+
+    def coverage(self, k: int) -> float:
+        """Share of the tasks that have k scored rollouts: those on which pass@k rests."""
+        return sum(tasks for depth, tasks in self.depths.items() if depth >= k) / self.tasks if self.tasks else 0.0
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Count a task; its scored rows."""
@@ -82,6 +93,7 @@ class Counts:
             else:
                 self.unscored += 1
         self.scored += len(scored)
+        self.depths[len(scored)] += 1
         return scored
 
 
@@ -186,7 +198,7 @@ class _Field:
 
     def __init__(self, name: str, column: Column) -> None:
         self.column = column
-        self.names = tuple(f"{statistic}/{name}" for statistic in Statistics._fields)
+        self.names = tuple(f"{statistic}/{name}" for statistic in STATISTICS)
 
 
 class _Agent:
@@ -198,7 +210,8 @@ class _Agent:
         self._spill = spill
         self._counts = Counts()
         self._fields: dict[str, _Field] = {}
-        self._passes = PassMetrics(hooks.scores, hooks.answer_key)
+        self._passes: PassMetrics | None = PassMetrics(hooks.scores, hooks.answer_key)
+        self._error: str | None = None
         self._groups = _Lines(scratch)
         self._tasks = _Lines(scratch) if hooks.compute_metrics is not None else None
 
@@ -214,32 +227,44 @@ class _Agent:
             entry.column.extend(values)
             mean, most, least, median, std = entry.names
             group[mean], group[most], group[least], group[median], group[std] = describe(values)
-        self._groups.append(orjson.dumps(group))
-        self._passes.add_task(scored)
+        self._groups.append(orjson.dumps(group, option=orjson.OPT_APPEND_NEWLINE))
+        if self._passes is not None:
+            try:
+                self._passes.add_task(scored)
+            except Exception as trouble:  # the environment's ``scores``; see ``_fail``
+                self._passes = None
+                self._fail(f"scores, task {task_index}", trouble)
         if self._tasks is not None:
-            self._tasks.append(orjson.dumps([stripped(row) for row in scored]))
+            line = orjson.dumps([stripped(row) for row in scored], option=orjson.OPT_APPEND_NEWLINE)
+            self._tasks.append(line)
 
     async def finish(self) -> AgentMetrics:
         metrics: Metrics = {}
         for entry in self._fields.values():
             metrics.update(zip(entry.names, entry.column.statistics(), strict=True))
-        metrics.update(self._passes.metrics())
-        error, custom, keys = None, Metrics(), None
+        if self._passes is not None:
+            metrics.update(self._passes.metrics())
+        per_task: dict[int, Metrics] = {}
+        keys = None
         try:
             custom = await self._computed()
-            keys = await self._keys(metrics | {k: v for k, v in custom.items() if k != "per_task_metrics"})
+            per_task = {group["_ng_task_index"]: group for group in custom.pop("per_task_metrics", None) or ()}
+            metrics.update(custom)
+            keys = await self._keys(metrics)
         except Exception as trouble:
-            # An environment's own code, at the end of a run: its metrics are lost, the run's are not.
-            error = f"{type(trouble).__name__}: {trouble}"
-            logger.exception("metric hooks failed", extra={"agent": self._name})
-        per_task = {entry["_ng_task_index"]: entry for entry in custom.pop("per_task_metrics", None) or ()}
-        metrics.update(custom)
+            self._fail("metric hooks", trouble)
         if keys is None:
             keys = {name: value for name, value in metrics.items() if name.startswith("mean/")}
-        coverage = {f"pass@{k}": self._passes.covered(k) / self._counts.tasks for k in range(1, self._passes.max_k + 1)}
+        coverage = {f"pass@{k}": self._counts.coverage(k) for k in range(1, self._counts.max_k + 1)}
         return AgentMetrics(
-            self._name, metrics, keys, self._counts, coverage, error, lambda: self._merged_groups(per_task)
+            self._name, metrics, keys, self._counts, coverage, self._error, lambda: self._merged_groups(per_task)
         )
+
+    def _fail(self, where: str, trouble: Exception) -> None:
+        """An environment's own code broke, at the end of a run: its metrics are lost, the run's are not."""
+        logger.error("%s of agent %s failed", where, self._name, exc_info=trouble)
+        if self._error is None:
+            self._error = f"{where}: {type(trouble).__name__}: {trouble}"
 
     async def _computed(self) -> Metrics:
         if self._hooks.compute_metrics is None or self._tasks is None:
@@ -309,33 +334,38 @@ class _Lines:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._file: BinaryIO | None = None
-        self._starts = array("Q")
+        self._starts = array("Q")  # of every _STRIDE-th line
+        self._count = 0
         self._end = 0
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return self._count
 
     def append(self, line: bytes) -> None:
+        """Add a line, which ends with its newline."""
         if self._file is None:
             self._scratch.mkdir(parents=True, exist_ok=True)
             self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch))  # noqa: SIM115
-        self._starts.append(self._end)
-        self._end += self._file.write(line) + self._file.write(b"\n")
+        if self._count % _STRIDE == 0:
+            self._starts.append(self._end)
+        self._count += 1
+        self._end += self._file.write(line)
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._file is not None:
-            position = 0
-            while position < self._end:
-                self._file.seek(position)  # others may read in between
-                lines = self._file.readlines(_WRITE)
-                position += sum(map(len, lines))
-                for line in lines:
-                    yield line[:-1]
+        position = 0
+        while self._file is not None and position < self._end:
+            self._file.seek(position)  # others may read in between
+            lines = self._file.readlines(_WRITE)
+            position += sum(map(len, lines))
+            for line in lines:
+                yield line[:-1]
 
     def __getitem__(self, index: int) -> bytes:
-        start = self._starts[index]
+        place = range(self._count)[index]
         assert self._file is not None
-        self._file.seek(start)
+        self._file.seek(self._starts[place // _STRIDE])
+        for _ in range(place % _STRIDE):
+            self._file.readline()
         return self._file.readline()[:-1]
 
     def close(self) -> None:

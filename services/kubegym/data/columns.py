@@ -15,7 +15,6 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 _BUFFER = 512  # numbers gathered before they enter the sums
 _DISTINCT = 1024  # different values that are counted; with more the numbers go to disk
@@ -24,14 +23,10 @@ _LARGEST = sys.float_info.max
 _SELECT = 65536  # numbers sorted in memory when a median is selected
 
 
-class Statistics(NamedTuple):
-    """What is said of a column: the sample standard deviation (n - 1), 0 for a single number."""
+Statistics = tuple[float, float, float, float, float]
+"""What is said of a column, in the order of ``STATISTICS``. ``std`` is the sample's (n - 1), 0 for a single number."""
 
-    mean: float
-    max: float
-    min: float
-    median: float
-    std: float
+STATISTICS = ("mean", "max", "min", "median", "std")
 
 
 def describe(values: Sequence[float]) -> Statistics:
@@ -39,14 +34,14 @@ def describe(values: Sequence[float]) -> Statistics:
     first = values[0]
     count = len(values)
     if count == 1:
-        return Statistics(first, first, first, first, 0.0)
+        return first, first, first, first, 0.0
     ordered = sorted(values)
     low, high = ordered[0], ordered[-1]
     if low == high:
-        return Statistics(low, low, low, low, 0.0)
+        return low, low, low, low, 0.0
     mean = _sum(ordered) / count
     std = math.sqrt(_moment(ordered, mean) / (count - 1))
-    return Statistics(mean, high, low, _middle(ordered[(count - 1) // 2], ordered[count // 2]), std)
+    return mean, high, low, _middle(ordered[(count - 1) // 2], ordered[count // 2]), std
 
 
 def _sum(values: Sequence[float]) -> float:
@@ -59,7 +54,7 @@ def _sum(values: Sequence[float]) -> float:
 
 def _moment(values: Iterable[float], mean: float) -> float:
     """Sum of squared differences from the mean."""
-    return min(_sum([min((value - mean) * (value - mean), _LARGEST) for value in values]), _LARGEST)
+    return min(_sum([(apart := value - mean) * apart for value in values]), _LARGEST)
 
 
 def _middle(lower: float, upper: float) -> float:
@@ -131,7 +126,7 @@ class Column:
         lower, upper = self._ordered((count - 1) // 2), self._ordered(count // 2)
         # Rounding may put the mean of equal numbers an ulp outside of them.
         mean = min(max(self._total / count, self._low), self._high)
-        return Statistics(mean, self._high, self._low, _middle(lower, upper), std)
+        return mean, self._high, self._low, _middle(lower, upper), std
 
     def _fold(self) -> None:
         """Merge the buffer into the sums (Chan, Golub, LeVeque 1979) and into the counts or the file."""

@@ -219,7 +219,7 @@ class _Tally:
                 self._tokens[1] += usage.get("output_tokens") or 0
 
     def summary(self, environment: str) -> EnvironmentSummary:
-        counts, k = self._counts, self._passes.max_k
+        counts, k = self._counts, self._counts.max_k
         passes = self._passes.metrics()
         return EnvironmentSummary(
             environment=environment,
@@ -232,7 +232,7 @@ class _Tally:
             pass_at_1=passes.get("pass@1/accuracy"),
             k=k,
             pass_at_k=passes.get(f"pass@{k}/accuracy"),
-            coverage=self._passes.covered(k) / counts.tasks if k else 0.0,
+            coverage=counts.coverage(k) if k else 0.0,
             input_tokens=self._tokens[0],
             output_tokens=self._tokens[1],
         )

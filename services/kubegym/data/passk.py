@@ -30,6 +30,8 @@ ScoreFunction = Callable[[Row], Mapping[str, float]]
 """Named scores of a scored row."""
 
 NO_ANSWER = "no_answer"
+_Values = tuple[float | None, ...]
+_ALIKE = 256  # different outcomes of tasks that are counted before they are summed
 _SPREADS = ("std_dev_across_runs", "std_err_across_runs", "avg_sample_std_dev")
 
 
@@ -52,7 +54,6 @@ class PassMetrics:
         self._scores: dict[str, _Score] = {}
         self._tasks = 0
         self._max_k = 0
-        self._lengths: Counter[int] = Counter()
 
     def add_task(self, rows: Sequence[Row]) -> None:
         """Take the scored rollouts of a task, by rollout index. A task without any does not count."""
@@ -60,31 +61,22 @@ class PassMetrics:
             return
         count = len(rows)
         self._tasks += 1
-        self._lengths[count] += 1
         self._max_k = max(self._max_k, count)
-        answers: list[Hashable] | None = None
+        answers: tuple[Hashable, ...] | None = None
         if self._answer_key is None:
             scores = [self._of(row) for row in rows]
         else:
-            answers = [_hashable(row.get(self._answer_key)) for row in rows]
+            answers = tuple([_hashable(row.get(self._answer_key)) for row in rows])
             scores = [
                 {**self._of(row), NO_ANSWER: 1 if answer is None else 0}
                 for row, answer in zip(rows, answers, strict=True)
             ]
-        for name in dict.fromkeys(name for row_scores in scores for name in row_scores):
+        names = scores[0] if count == 1 else dict.fromkeys(name for row_scores in scores for name in row_scores)
+        for name in names:
             score = self._scores.get(name)
             if score is None:
                 score = self._scores[name] = _Score()
-            score.add([row_scores.get(name) for row_scores in scores], answers)
-
-    @property
-    def max_k(self) -> int:
-        """The most scored rollouts any task has."""
-        return self._max_k
-
-    def covered(self, k: int) -> int:
-        """Tasks with at least k scored rollouts."""
-        return sum(tasks for count, tasks in self._lengths.items() if count >= k)
+            score.add(tuple([row_scores.get(name) for row_scores in scores]), answers)
 
     def metrics(self) -> dict[str, Any]:
         """The pass family of all tasks so far; empty without any."""
@@ -92,6 +84,8 @@ class PassMetrics:
             return {}
         metrics: dict[str, Any] = {}
         names = sorted(self._scores)
+        for collected in self._scores.values():
+            collected.fold()
         passes = {name: self._scores[name].pass_at(self._max_k) for name in names}
         for k in range(1, self._max_k + 1):
             for name in names:
@@ -110,25 +104,35 @@ class PassMetrics:
 
 
 class _Score:
-    """One named score."""
+    """One named score. Tasks that ended alike, as most do with 0 and 1, are counted before they are summed."""
 
     def __init__(self) -> None:
         self.average = _Series()
         self.majority = _Series()
+        self._alike: dict[tuple[_Values, tuple[Hashable, ...] | None], int] = {}
         self._binary: Counter[tuple[int, int]] = Counter()  # (scored, wrong) -> tasks
         self._best = _Series()
         self._runs = _Series()
 
-    def add(self, values: Sequence[float | None], answers: Sequence[Hashable] | None) -> None:
-        present = [value for value in values if value is not None]
-        if all(value == 0 or value == 1 for value in present):
-            self._binary[len(present), len(present) - int(sum(present))] += 1
-        else:
-            self._best.add(_running_max(present))
-        self._runs.add(values)
-        self.average.add(_running_mean(values))
-        if answers is not None:
-            self.majority.add(_running_majority(values, answers))
+    def add(self, values: _Values, answers: tuple[Hashable, ...] | None) -> None:
+        task = (values, answers)
+        self._alike[task] = self._alike.get(task, 0) + 1
+        if len(self._alike) >= _ALIKE:
+            self.fold()
+
+    def fold(self) -> None:
+        """Bring what was counted into the sums."""
+        for (values, answers), times in self._alike.items():
+            present = [value for value in values if value is not None]
+            if all(value == 0 or value == 1 for value in present):
+                self._binary[len(present), len(present) - int(sum(present))] += times
+            else:
+                self._best.add(_running_max(present), times)
+            self._runs.add(values, times)
+            self.average.add(_running_mean(values), times)
+            if answers is not None:
+                self.majority.add(_running_majority(values, answers), times)
+        self._alike.clear()
 
     def pass_at(self, max_k: int) -> list[float | None]:
         """pass@1 to pass@max_k, as fractions."""
@@ -165,7 +169,7 @@ class _Series:
     def length(self) -> int:
         return len(self._totals)
 
-    def add(self, values: Sequence[float | None]) -> None:
+    def add(self, values: Sequence[float | None], times: int) -> None:
         missing = len(values) - len(self._totals)
         if missing > 0:
             for numbers in (self._totals, self._last_totals):
@@ -175,11 +179,11 @@ class _Series:
         totals, counts = self._totals, self._counts
         for place, value in enumerate(values):
             if value is not None:
-                totals[place] += value
-                counts[place] += 1
+                totals[place] += value * times
+                counts[place] += times
         if values and values[-1] is not None:
-            self._last_totals[len(values) - 1] += values[-1]
-            self._last_counts[len(values) - 1] += 1
+            self._last_totals[len(values) - 1] += values[-1] * times
+            self._last_counts[len(values) - 1] += times
 
     def exact_total(self, k: int) -> float:
         """Over the tasks that have a k-th value."""

@@ -118,15 +118,34 @@ async def test_hooks_see_every_task_as_often_as_they_like(aggregator: Aggregator
     assert [group.get("hard") for group in groups(agent)] == [None, True], "groups can be read again"
 
 
-@pytest.mark.parametrize("broken", [lambda tasks: 1 / 0, lambda tasks: {"x": object()}, lambda tasks: [1]])
+BROKEN = [
+    lambda tasks: 1 / 0,
+    lambda tasks: {"x": object()},
+    lambda tasks: [1],
+    lambda tasks: {"per_task_metrics": [{"hard": True}]},
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
 async def test_a_broken_hook_costs_its_own_metrics_only(aggregator: Aggregator, broken: Any, caplog: Any) -> None:
     aggregator.add_task("a", 0, [row(1.0)], MetricHooks(broken))
     (agent,) = await aggregator.finish()
     assert agent.error is not None
-    assert "metric hooks failed" in caplog.text
+    assert "metric hooks of agent a failed" in caplog.text
     assert agent.metrics["mean/reward"] == 1.0
     assert agent.key_metrics["mean/reward"] == 1.0
     assert orjson.loads(b"".join(metrics_json([agent])))[0]["kubegym"]["metrics_error"] == agent.error
+
+
+async def test_broken_scores_cost_the_pass_family_only(aggregator: Aggregator) -> None:
+    hooks = MetricHooks(scores=lambda row: {"x": row["x"]})
+    for task, fields in enumerate([{"x": 1}, {}, {"x": 1}]):
+        aggregator.add_task("a", task, [row(1.0, **fields)], hooks)
+    (agent,) = await aggregator.finish()
+    assert agent.error == "scores, task 1: KeyError: 'x'"
+    assert agent.metrics["mean/reward"] == 1.0
+    assert not any(name.startswith("pass@") for name in agent.metrics)
+    assert agent.coverage == {"pass@1": 1.0}
 
 
 async def test_numpy_numbers_of_hooks_become_numbers(aggregator: Aggregator) -> None:

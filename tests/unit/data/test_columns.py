@@ -65,14 +65,14 @@ def test_a_column_of_many_values_goes_to_disk(tmp_path: Path, count: int) -> Non
         column.extend(values[start : start + 8])
     assert column.statistics() == pytest.approx(expected(values), rel=1e-12)
     column.extend([7.0] * 30_000)
-    assert column.statistics().median == 7.0, "a column may be asked, and go on"
+    assert column.statistics()[3] == 7.0, "a column may be asked, and go on"
     spill.close()
 
 
 def test_the_spread_survives_a_large_mean() -> None:
     column = Column(unused)
     column.extend([1e9 + n % 3 for n in range(3000)])
-    assert column.statistics().std == pytest.approx(statistics.stdev([n % 3 for n in range(3000)]), rel=1e-9)
+    assert column.statistics()[4] == pytest.approx(statistics.stdev([n % 3 for n in range(3000)]), rel=1e-9)
 
 
 def test_the_mean_of_equal_numbers_is_that_number() -> None:
@@ -85,7 +85,7 @@ def test_numbers_beyond_all_doubles_stay_finite() -> None:
     column = Column(unused)
     column.extend([1e308, 1e308, -1e308, 1e308])
     assert all(math.isfinite(number) for number in column.statistics())
-    assert describe([1e308, 1e308, 1e307]).std == pytest.approx(math.sqrt(sys.float_info.max / 2))
+    assert describe([1e308, 1e308, 1e307])[4] == pytest.approx(math.sqrt(sys.float_info.max / 2))
 
 
 def test_a_spilled_chunk_comes_back(tmp_path: Path) -> None:

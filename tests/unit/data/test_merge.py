@@ -1,4 +1,7 @@
+import gc
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +122,7 @@ async def test_hooks_go_by_environment_and_their_trouble_is_told(store: MemorySt
     groups = [[line(0, 0, scored(1.0))], [line(1, 0, scored(1.0), "essay")]]
     summary = await merge(stream(groups), store, scratch=tmp_path, hooks=hooks)
     assert orjson.loads(store.objects["rollouts_aggregate_metrics.json"])[0]["agent_metrics"]["mine"] == 1
-    assert summary.metric_errors == {"essay_agent": "ZeroDivisionError: division by zero"}
+    assert summary.metric_errors == {"essay_agent": "metric hooks: ZeroDivisionError: division by zero"}
 
 
 async def test_a_merge_that_fails_leaves_nothing(store: MemoryStore, tmp_path: Path) -> None:
@@ -140,3 +143,37 @@ async def test_large_files_are_written_in_pieces(store: MemoryStore, tmp_path: P
     long = line(0, 0, scored(1.0)).replace(b'"easy"', b'"' + b"x" * 200_000 + b'"')
     await merge(stream([[long]] * 12), store, scratch=tmp_path)
     assert store.objects["rollouts.jsonl"] == long * 12
+
+
+class Nowhere(MemoryStore):
+    """Takes files and keeps none."""
+
+    async def put(self, key: str, data: bytes) -> str:
+        return ""
+
+    @asynccontextmanager
+    async def writer(self, key: str) -> AsyncIterator[Any]:
+        class Writer:
+            async def write(self, data: bytes) -> None:
+                pass
+
+        yield Writer()
+
+
+async def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
+    seen = []
+
+    async def groups() -> AsyncIterator[list[bytes]]:
+        for task in range(9001):
+            if task in (4000, 9000):
+                gc.collect()
+                seen.append(tracemalloc.get_traced_memory()[0])
+            yield [line(task, 0, Attempt("scored", task / 7, fields={"size": task}))]
+
+    tracemalloc.start()
+    try:
+        await merge(groups(), Nowhere("memory://nowhere", {}), scratch=tmp_path)
+    finally:
+        tracemalloc.stop()
+    buffers = 3 << 20  # one per file, of up to a MiB
+    assert seen[1] - seen[0] < buffers, "5,000 more rows, 5 MB"

@@ -32,7 +32,6 @@ def test_tasks_with_fewer_than_k_are_left_out_of_pass_at_k_only() -> None:
     metrics = collected.metrics()
     assert metrics["pass@2/accuracy"] == 100.0
     assert metrics["pass@1[avg-of-2]/accuracy"] == 25.0
-    assert (collected.max_k, collected.covered(1), collected.covered(2)) == (2, 2, 1)
 
 
 def test_runs_and_their_spread() -> None:
