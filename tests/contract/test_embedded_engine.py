@@ -224,6 +224,10 @@ class TestProcess:
             [sys.executable, "-c", prelude + script], capture_output=True, text=True, timeout=PATIENCE
         )
 
+    def test_closing_right_after_the_start_does_not_hang(self) -> None:
+        done = self.run("for _ in range(20):\n    EmbeddedEngine(slots=1).close()\nprint('closed')")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
     def test_exit_with_calls_running_is_clean(self) -> None:
         done = self.run("""
 async def main():

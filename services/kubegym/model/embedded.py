@@ -22,7 +22,13 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import InputError, ModelError
-from kubegym.model.errors import ModelRejectedRequest, ModelReplyInvalid, ModelTimeout, ModelUnavailable
+from kubegym.model.errors import (
+    ContextWindowExceeded,
+    ModelRejectedRequest,
+    ModelReplyInvalid,
+    ModelTimeout,
+    ModelUnavailable,
+)
 
 SHIPPED_MODEL = Path(__file__).with_name("tiny") / "tiny.gguf"
 """The tiny chat model of our own; ``tiny/README.md`` is its model card."""
@@ -33,6 +39,7 @@ _UNCHANGED_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """The model's own distribution. llama.cpp's defaults (40, 0.95, 0.05) would sample from another policy."""
 _RANDOM_SEED = 2**32 - 1
 """llama.cpp keeps 32 bits of a seed, and takes this value as the wish for a random one."""
+_FIRST_REQUEST = b'{"prompt": "1", "max_tokens": 1}'
 
 
 class EmbeddedEngine:
@@ -88,8 +95,8 @@ class EmbeddedEngine:
             answer with its ``id``, or is missing where llama.cpp left tokens out.
 
         Raises:
-            ModelRejectedRequest: the engine refuses a field (status 400). Its reason is ``ContextWindowExceeded`` when
-                the prompt alone is longer than a slot.
+            ContextWindowExceeded: the prompt alone is longer than a slot (status 400).
+            ModelRejectedRequest: the engine refuses a field (status 400).
             ModelTimeout: no answer in time.
             ModelUnavailable: closed, or used in a fork.
         """
@@ -163,11 +170,14 @@ def _start_server(path: Path, slots: int, slot_tokens: int, threads: int) -> Any
     folder = tempfile.mkdtemp(prefix="kubegym-", dir=temporary if len(os.fsencode(temporary)) < 70 else "/tmp")
     try:
         params.hostnames = [os.path.join(folder, "llama.sock")]
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} cannot be loaded: {error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    # A server that is freed before its loop has begun waits for that loop for ever. An answer shows that it has.
+    server.handle_completions(_FIRST_REQUEST, lambda chunk: None)
+    return server
 
 
 def _complete(server: Any, raw: bytes) -> dict[str, Any]:
@@ -199,7 +209,7 @@ def _drop_partial_logprobs(answer: dict[str, Any]) -> None:
 def _refusal(error: dict[str, Any]) -> ModelError:
     message, status = str(error.get("message")), int(error.get("code", 500))
     if error.get("type") == "exceed_context_size_error":
-        return ModelRejectedRequest(message, reason="ContextWindowExceeded", status=status)
+        return ContextWindowExceeded(message, status=status)
     if status < 500:
         return ModelRejectedRequest(message, status=status)
     return ModelUnavailable(message, status=status)
