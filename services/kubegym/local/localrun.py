@@ -292,6 +292,7 @@ def _hooks(runtime: EnvironmentRuntime) -> MetricHooks:
     return MetricHooks(
         compute_metrics=runtime.compute_metrics if runtime.has_metrics else None,
         get_key_metrics=runtime.key_metrics if runtime.has_key_metrics else None,
+        answer_key=runtime.cls.answer_key or None,
     )
 
 

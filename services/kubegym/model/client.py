@@ -8,6 +8,7 @@ again, and what cannot be read is an error, never a text.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import time
@@ -80,6 +81,8 @@ class _Client:
         self._overload = overload
         self._rng = rng or random.Random()
         self._on_call = on_call
+        self._identity = os.urandom(12).hex()  # asking the system for each reply's id would cost 15 us
+        self._replies = itertools.count()
 
     async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
         """Answer Responses create-params.
@@ -116,9 +119,9 @@ class _Client:
                     usage = completion.response["usage"]
                     seconds = clock() - started - waited
                     return ModelReply(completion.response, version, seconds, waited, completion.stop)
+                outcome = "Cancelled"
                 await asyncio.sleep(pause)
                 waited += pause if overloaded else 0.0
-                outcome = "Cancelled"
         except ModelError as error:
             outcome = error.reason
             raise
@@ -141,7 +144,7 @@ class _Client:
         timeout = min(deadline.remaining(), self._request_timeout)
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
-        identity = os.urandom(16).hex()
+        identity = f"{self._identity}{next(self._replies):08x}"
         try:
             chat, version = await self._chat(body, timeout)
             return read_completion(chat, params, identity), version

@@ -44,6 +44,7 @@ class Environment:
         verifier_version: of the verifier; ``version`` when empty. Change it when verdicts change.
         stateless_verify: whether ``verify`` needs nothing but the task and the rollout, so that stored rollouts can be
             verified again on a fresh instance.
+        answer_key: the verdict's field with the extracted answer, for majority@k and no_answer; empty for none.
         config: the manifest's ``config``, as ``Config``; the same for all rollouts.
         task: the row, as ``Task``.
         row: the row as it was parsed. Shared by all rollouts of the task: read it, never change it.
@@ -54,6 +55,7 @@ class Environment:
     version: ClassVar[str] = "0.1.0"
     verifier_version: ClassVar[str] = ""
     stateless_verify: ClassVar[bool] = False
+    answer_key: ClassVar[str] = ""
 
     class Config(Model):
         """The manifest's ``config``; override it with your own fields."""

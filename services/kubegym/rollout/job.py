@@ -187,14 +187,14 @@ class BatchRun:
         start: float = 0.0,
     ) -> None:
         self.progress = Progress()
-        self._access = access
+        self._metrics = metrics or WorkerMetrics()
+        self._access = replace(access, conflicted=self._metrics.conflict)
         self._opened = opened
         self._episodes = episodes
         self._source = source
         self._settings = settings
         self._weights = weights
         self._child = child
-        self._metrics = metrics
         self._start = start
         self._worker: Worker | None = None
         self._stopped = False

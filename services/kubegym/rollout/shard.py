@@ -46,6 +46,7 @@ class StoreAccess:
     Attributes:
         lease_seconds: how long a claim lasts without a write.
         backoff: of transient store trouble; when it is spent the error is raised and the worker stops.
+        conflicted: told of every compare-and-swap that did not take effect plainly.
     """
 
     store: ObjectStore
@@ -54,6 +55,7 @@ class StoreAccess:
     lease_seconds: float = 60.0
     backoff: Backoff = _STORE_BACKOFF
     rng: random.Random = field(default_factory=random.Random)
+    conflicted: Callable[[], None] = lambda: None
 
     def lease(self) -> float:
         """When a lease taken now ends."""
@@ -89,6 +91,7 @@ class StoreAccess:
                 return await self.store.swap(key, body, etag)
             except StoreError as error:
                 failures += 1
+                self.conflicted()
                 conflict = isinstance(error, Conflict)
                 if not conflict and (not error.retryable or failures >= self.backoff.attempts):
                     raise
