@@ -7,7 +7,7 @@ its line is looked at anyway.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kubegym.core.messages import Item
@@ -162,8 +162,7 @@ def _check_part(part: Any) -> str | None:
         return _need_one(part, "video_url", "video")
     if kind == "input_file":
         return None
-    # The usual slip is Chat's "text" and "image_url", which are not close to any of these.
-    return f".type: unknown content part {kind!r}; known are {', '.join(sorted(INPUT_PARTS | OUTPUT_PARTS))}"
+    return f".type: unknown content part {kind!r}{_meant_among(kind, INPUT_PARTS | OUTPUT_PARTS)}"
 
 
 def _check_function_call(item: Item) -> str | None:
@@ -300,12 +299,11 @@ def _kind(value: Any) -> str:
     return "null" if value is None else _JSON_NAMES[type(value)]
 
 
-def _meant_among(name: Any, known: Any) -> str:
+def _meant_among(name: Any, known: Iterable[str]) -> str:
     """``; did you mean ...?`` where a known name is close."""
-    import difflib  # only for messages
+    from kubegym.core.spec.problems import did_you_mean  # only for messages
 
-    close = difflib.get_close_matches(str(name), sorted(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return did_you_mean(str(name), known)
 
 
 def _meant(known: str, row: Item) -> str:

@@ -60,8 +60,8 @@ class RoleUsage(_Open):
     calls: Count = 0
     input_tokens: Count = Field(0, description="Over all calls: a prompt counts in every turn.")
     output_tokens: Count = 0
-    cached_tokens: Count | None = Field(None, description="Input tokens the endpoint had cached; null if it is mute.")
-    reasoning_tokens: Count | None = Field(None, description="Output tokens of reasoning; null if it is mute.")
+    cached_tokens: Count = Field(0, description="Input tokens the endpoint had cached, as far as it tells.")
+    reasoning_tokens: Count = Field(0, description="Output tokens of reasoning, as far as the endpoint tells.")
 
 
 class Timing(_Open):

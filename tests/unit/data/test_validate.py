@@ -75,7 +75,7 @@ BAD = [
     (
         row({"role": "user", "content": [{"type": "text", "text": "a"}]}),
         f"{P}.input[0].content[0].type: unknown content part 'text'; "
-        "known are input_file, input_image, input_text, input_video, output_text, refusal",
+        "known: input_file, input_image, input_text, input_video, output_text, refusal",
     ),
     (
         row({"role": "user", "content": [{"type": "input_text"}]}),
