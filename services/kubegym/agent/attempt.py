@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kubegym.agent.driver import SeedSource, Transcript, run_conversation
@@ -23,6 +23,10 @@ TRUNCATED: frozenset[StopReason] = frozenset(
     {"max_output_tokens", "context_window", "max_steps", "content_filter", "token_budget"}
 )
 """Stop reasons of a conversation that something cut short; ``onTruncated`` decides about those."""
+
+
+MESSAGE_CHARACTERS = 4000
+"""A failure's message is cut to this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +171,10 @@ class _Run:
     def failed(self, error: RolloutError) -> Attempt:
         """Failed, with what there is."""
         attempt = self._attempt("failed")
-        attempt.failure = error.failure(self.assignment.attempt)
+        failure = error.failure(self.assignment.attempt)
+        # What others raise may be megabytes, or text that no row can hold.
+        message = failure.message[:MESSAGE_CHARACTERS].encode(errors="replace").decode()
+        attempt.failure = replace(failure, message=message) if message != failure.message else failure
         return attempt
 
     def _attempt(self, outcome: Literal["scored", "unscored", "failed"]) -> Attempt:

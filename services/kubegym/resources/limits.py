@@ -25,6 +25,7 @@ class SessionLimits:
         verify_seconds: wall time of an async ``verify``.
         hook_seconds: wall time of an async ``seed`` or ``respond``.
         close_seconds: wall time of an async ``close``.
+        setup_seconds: wall time of an async ``setup``, once a process.
         output_characters: longer tool outputs are cut, and say so.
     """
 
@@ -33,6 +34,7 @@ class SessionLimits:
     verify_seconds: float = 300.0
     hook_seconds: float = 300.0
     close_seconds: float = 30.0
+    setup_seconds: float = 1800.0
     output_characters: int = 1_000_000
 
 

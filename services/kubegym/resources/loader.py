@@ -32,7 +32,7 @@ from kubegym.resources.environment import Environment
 ENTRY_POINT_GROUP = "kubegym.environments"
 APP = "app.py"
 _PACKAGE_PREFIX = "kubegym_env_"
-_NOT_SOURCE = frozenset({"tests", "__pycache__", "node_modules"})
+_NOT_SOURCE = frozenset({"tests", "__pycache__", "node_modules", "venv"})
 _folders: dict[str, str] = {}
 
 
@@ -180,7 +180,15 @@ def _load_entry_point(point: EntryPoint) -> LoadedEnvironment:
     cls = _the_environment(target, point.value) if isinstance(target, ModuleType) else target
     if not _is_environment(cls):
         raise InvalidSpec(f"entry point {point.name} ({point.value}) is not an Environment subclass")
-    return LoadedEnvironment(cls, point.name, None, source_digest(Path(inspect.getfile(cls)).parent))
+    return LoadedEnvironment(cls, point.name, None, _installed_digest(cls))
+
+
+def _installed_digest(cls: type[Environment]) -> str:
+    """Digest over the package of an installed environment, or over its one module."""
+    file = Path(inspect.getfile(cls))
+    if sys.modules[cls.__module__].__package__:
+        return source_digest(file.parent)
+    return blake2b(file.read_bytes(), digest_size=16).hexdigest()
 
 
 def _is_environment(value: object) -> bool:

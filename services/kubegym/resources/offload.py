@@ -15,6 +15,7 @@ the moment they have been waited for.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import inspect
@@ -231,4 +232,6 @@ def _value(answer: Any) -> Any:
 @functools.cache
 def pool() -> OffloadPool:
     """This process's pool, for all environments."""
-    return OffloadPool()
+    shared = OffloadPool()
+    atexit.register(shared.close)
+    return shared

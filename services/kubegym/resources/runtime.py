@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
@@ -13,10 +14,11 @@ from kubegym.core.errors import AgentError, InvalidSpec
 from kubegym.core.protocols import Assignment, ModelClient
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.resources.environment import Environment, MaybeAwaitable
+from kubegym.resources.hooks import HookRunner, crash_text
 from kubegym.resources.limits import SessionLimits
 from kubegym.resources.models import Row
 from kubegym.resources.roles import ModelRoles
-from kubegym.resources.session import LocalSession, check_verdict, crash_text, verifier_error
+from kubegym.resources.session import LocalSession, check_verdict, verifier_error
 from kubegym.resources.tools import tools_of
 from kubegym.resources.watchdog import Watchdog
 
@@ -50,6 +52,7 @@ class EnvironmentRuntime:
         self.name = name or cls.__name__
         self.limits = limits or SessionLimits()
         self.watchdog = watchdog or Watchdog()
+        self.hooks = HookRunner(self.watchdog, self.limits.sync_seconds)
         self._own_watchdog = watchdog is None
         try:
             self.tools = tools_of(cls)
@@ -61,7 +64,7 @@ class EnvironmentRuntime:
         if not self.verifies_groups and not _overrides(cls, "verify"):
             raise InvalidSpec(f"environment {self.name}: {cls.__name__} has neither verify nor verify_group")
         self.initialises = _overrides(cls, "__init__", object)
-        self.seeds = self.initialises or _overrides(cls, "seed")
+        self.seeds = _overrides(cls, "seed")
         self.closes = _overrides(cls, "close")
         self._task_validator = cls.Task.__pydantic_validator__
         self._checks_task = cls.Task is not Row and bool(cls.Task.model_fields)
@@ -82,7 +85,8 @@ class EnvironmentRuntime:
         """Run ``setup``; on the event loop that will run the sessions. Raises InvalidSpec when it fails."""
         self.watchdog.bind()
         try:
-            self._shared = await _resolved(self.cls.setup(self.config))
+            async with asyncio.timeout(self.limits.setup_seconds):
+                self._shared = await _resolved(self.cls.setup(self.config))
         except Exception as error:
             raise InvalidSpec(f"environment {self.name}: {crash_text('setup', error)}") from error
         self._started = True
@@ -139,9 +143,7 @@ class EnvironmentRuntime:
         """Verdicts for all rollouts of one task. Raises VerifierError, JudgeError."""
         label = "verify_group"
         try:
-            verdicts = await _resolved(
-                self.watchdog.call(label, self.limits.sync_seconds, self.cls.verify_group, rollouts)
-            )
+            verdicts = await self.hooks.run(label, self.limits.verify_seconds, None, self.cls.verify_group, rollouts)
             if not isinstance(verdicts, list | tuple) or len(verdicts) != len(rollouts):
                 given = f"{len(verdicts)}" if isinstance(verdicts, list | tuple) else type(verdicts).__name__
                 raise ValueError(f"returned {given} for {len(rollouts)} rollouts; return one Verdict each, in order")

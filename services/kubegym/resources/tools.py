@@ -174,7 +174,7 @@ def tools_of(cls: type) -> ToolSet:
 def output_text(value: Any) -> str:
     """A tool's result as the text the model reads. Raises TypeError for what is neither text nor JSON."""
     if isinstance(value, str):
-        return _valid_unicode(value)
+        return valid_unicode(value)
     if isinstance(value, BaseModel):
         return value.model_dump_json()
     try:
@@ -183,7 +183,18 @@ def output_text(value: Any) -> str:
         ).decode()
     except TypeError:
         # Integers beyond 64 bits and lone surrogates are JSON, though not orjson's.
-        return _valid_unicode(json.dumps(value, default=_jsonable, ensure_ascii=False, separators=(",", ":")))
+        return valid_unicode(json.dumps(value, default=_jsonable, ensure_ascii=False, separators=(",", ":")))
+
+
+def valid_unicode(text: str) -> str:
+    """Lone surrogates replaced: they would make the whole row unwritable."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def cut(text: str, limit: int) -> str:
@@ -319,14 +330,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return list(value)
     raise TypeError(f"a tool's result must be text or JSON; {type(value).__name__} is neither")
-
-
-def _valid_unicode(text: str) -> str:
-    """Lone surrogates replaced: they would make the whole row unwritable."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text

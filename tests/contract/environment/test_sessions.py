@@ -154,7 +154,7 @@ async def test_tools_that_break(open_session: Any, kind: str, expected: tuple[st
     ("kind", "expected"),
     [
         ("crash", ("verifier", "VerifierCrashed", False)),
-        ("refused", ("verifier", "VerifierCrashed", False)),
+        ("refused", ("verifier", "VerifierUnavailable", True)),
         ("exit", ("verifier", "VerifierCrashed", False)),
         ("fine", ("verifier", "VerifierInvalidVerdict", False)),
         ("number", ("verifier", "VerifierInvalidVerdict", False)),
@@ -194,8 +194,17 @@ async def test_seed_respond_and_close_that_break(open_session: Any) -> None:
     with pytest.raises(AgentError) as caught:
         await session.respond(Turn(0, "", []))
     assert failure(caught.value) == ("agent", "RespondCrashed", False)
+    session = await open_session(worlds.Trouble, {"kind": "refused"})
+    with pytest.raises(AgentError) as caught:
+        await session.respond(Turn(0, "", []))
+    assert failure(caught.value) == ("agent", "RespondUnavailable", True)
     session = await open_session(worlds.Trouble, {"kind": "close"})
     await session.close()
+
+
+async def test_a_stored_rollout_is_verified_without_seed(open_session: Any) -> None:
+    session = await open_session(worlds.Stateless, {"expected": "four"})
+    assert (await session.verify(rollout("four"))).reward == 1.0
 
 
 async def test_a_row_that_does_not_fit(open_session: Any) -> None:

@@ -48,6 +48,18 @@ class Counter(Environment):
         )
 
 
+class Stateless(Environment):
+    """Needs its ``__init__``, not its ``seed``."""
+
+    stateless_verify = True
+
+    def __init__(self) -> None:
+        self.wanted = self.task.expected
+
+    def verify(self, rollout: Rollout) -> Verdict:
+        return Verdict(float(rollout.final_text == self.wanted))
+
+
 class Guess(Environment):
     """Several turns."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from pydantic import Field
 
 from kubegym import Done, Environment, Message, Model, Rollout, Row, ToolError, Turn, Verdict, tool
+from kubegym.agent import AgentSettings
 from kubegym.core.errors import InvalidRows, InvalidSpec, VerifierError
 from kubegym.core.protocols import Assignment
+from kubegym.core.rows import encode_row
 from kubegym.resources import EnvironmentRuntime, SessionLimits
 from kubegym.testing import ScriptedModel, play, play_group
 
@@ -197,6 +200,21 @@ async def test_groups_need_a_verdict_each(answer: Any) -> None:
     await runtime.close()
 
 
+@pytest.mark.looptime
+async def test_a_group_that_waits_for_ever_is_starved() -> None:
+    class Waits(Environment):
+        @classmethod
+        async def verify_group(cls, rollouts: Any) -> Any:
+            await asyncio.Event().wait()
+
+    runtime = EnvironmentRuntime(Waits)
+    await runtime.start()
+    with pytest.raises(VerifierError) as caught:
+        await runtime.verify_group([])
+    assert (caught.value.reason, caught.value.retryable) == ("VerifierStarved", True)
+    await runtime.close()
+
+
 async def test_logs_carry_the_rollout(caplog: pytest.LogCaptureFixture) -> None:
     row = {"responses_create_params": {"input": []}, **TASK}
     environment = EnvironmentRuntime(Sums).session(Assignment("e", row, "t", 0, 0, "abc-0-0")).environment
@@ -251,6 +269,20 @@ def test_play_a_script_that_ends_too_early() -> None:
     assert played.failure.reason == "ScriptExhausted"
     assert played.rollout is not None
     assert len(played.rollout.output) == 2
+
+
+def test_play_keeps_rows_writable_whatever_is_said() -> None:
+    class Odd(Guess):
+        def respond(self, turn: Turn) -> Message | Done:
+            return Message.user("lone \ud800")
+
+        def verify(self, rollout: Rollout) -> Verdict:
+            raise LookupError("x" * 10_000 + "\ud800")
+
+    played = play(Odd, {"secret": 7}, ["5"] * 3, settings=AgentSettings(max_steps=2))
+    assert played.failure is not None
+    assert len(played.failure.message) == 4000
+    assert b"lone ?" in encode_row(played.row)
 
 
 def test_play_a_task_that_does_not_fit() -> None:
