@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from typing import Any, Literal, TypeVar
 
 from kubegym.core.errors import InvalidSpec
 
@@ -193,6 +194,14 @@ class SimulatedConfig:
     context_window: int | None = None
     policy_version: int | None = None
 
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> SimulatedConfig:
+        """The configuration that plain values (a manifest's, a flag's JSON) say.
+
+        ``latency`` and ``tokens`` may be a number, which is constant. Raises InvalidSpec.
+        """
+        return _build(cls, options, "simulated engine")
+
     def __post_init__(self) -> None:
         if not self.model:
             raise InvalidSpec("a simulated model needs a name")
@@ -206,3 +215,32 @@ class SimulatedConfig:
                 raise InvalidSpec(f"{name} must be at least 1, not {value}")
         if self.max_queue is not None and self.max_queue < 0:
             raise InvalidSpec(f"max_queue must not be negative, not {self.max_queue}")
+
+
+_T = TypeVar("_T")
+_PARTS: dict[str, type] = {"latency": Distribution, "tokens": Distribution, "answers": Answers, "faults": Faults}
+
+
+def _build(cls: type[_T], options: Any, where: str) -> _T:
+    """A configuration object from plain values. Raises InvalidSpec, which names the field."""
+    if cls is Distribution and isinstance(options, int | float):
+        options = {"mean": options}
+    if not isinstance(options, Mapping):
+        raise InvalidSpec(f"{where} must be an object, not {options!r}")
+    known = [entry.name for entry in fields(cls)]  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in known or name == "function":
+            close = get_close_matches(str(name), known, 1)
+            raise InvalidSpec(f"{where} has no field {name!r}" + (f"; is {close[0]!r} meant?" if close else ""))
+        if name in _PARTS and value is not None:
+            value = _build(_PARTS[name], value, f"{where}: {name}")
+        elif name == "script" and isinstance(value, list | tuple):
+            value = tuple(tuple(pair) for pair in value)
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[name] = value
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as error:
+        raise InvalidSpec(f"{where}: {error}") from None
