@@ -148,12 +148,13 @@ class _Client:
         try:
             chat, version = await self._chat(body, timeout)
             return read_completion(chat, params, identity), version
-        except ModelError as error:
-            if error.reason == ContextWindowExceeded.reason:
-                return overflow_completion(params, self.model, identity, int(time.time())), None
-            if isinstance(error, ModelReplyInvalid | ModelAborted) and error.status is None:  # Does not say where.
-                raise type(error)(f"{self._where()}: {error.message}", retryable=error.retryable) from None
-            raise
+        except ContextWindowExceeded:
+            return overflow_completion(params, self.model, identity, int(time.time())), None
+        except (ModelReplyInvalid, ModelAborted) as error:
+            if error.status is not None:
+                raise
+            # Conversion does not know who said it.
+            raise type(error)(f"{self._where()}: {error.message}", retryable=error.retryable) from None
 
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         """One chat completion, as parsed JSON, and the policy version if told. Raises ModelError."""
