@@ -32,6 +32,8 @@ from kubegym.core.rows import build_row
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits, load_environment
 
+__all__ = ["Played", "Reply", "ScriptedModel", "load_environment", "play", "play_group", "scripted_response"]
+
 T = TypeVar("T")
 Reply: TypeAlias = str | Message | dict[str, Any] | Sequence[Any] | ModelReply | Exception
 """What a scripted model says at one call.

@@ -8,18 +8,18 @@ event                condition                                             actio
 ==================== ===================================================== ==============================
 Started              always                                                CallModel
 ModelReplied         the reply is cut short (``stop``)                     Finish(stop)
-ModelReplied         message, no calls; the environment does not respond   Finish("completed")
-ModelReplied         tokens used ≥ ``max_total_tokens``                    Finish("token_budget")
 ModelReplied         calls                                                 CallTools
-ModelReplied         message, no calls                                     AskEnvironment
-ModelReplied         neither (reasoning only), ``max_silent`` in a row     GiveUp
-ModelReplied         neither, ``max_steps`` model calls made               Finish("max_steps")
-ModelReplied         neither                                               CallModel
-ToolsAnswered        ``max_steps`` model calls made                        Finish("max_steps")
-ToolsAnswered        always                                                CallModel
+ModelReplied         message, the environment responds                     AskEnvironment
+ModelReplied         message                                               Finish("completed")
+ModelReplied         reasoning only, ``max_silent`` in a row               GiveUp
+ModelReplied         reasoning only                                        next
+ToolsAnswered        always                                                next
 EnvironmentReplied   done                                                  Finish("environment_done")
-EnvironmentReplied   ``max_steps`` model calls made                        Finish("max_steps")
-EnvironmentReplied   always                                                CallModel
+EnvironmentReplied   always                                                next
+-------------------- ----------------------------------------------------- ------------------------------
+next                 ``max_steps`` model calls made                        Finish("max_steps")
+next                 tokens used ≥ ``max_total_tokens``                    Finish("token_budget")
+next                 always                                                CallModel
 ==================== ===================================================== ==============================
 
 It ends: every cycle passes through CallModel, and ``max_steps`` always has a value.
@@ -39,10 +39,10 @@ DEFAULT_MAX_STEPS = 1000
 
 @dataclass(frozen=True, slots=True)
 class LoopLimits:
-    """When a conversation ends for its length.
+    """When a conversation ends for its length. Tools and environment still answer the last reply.
 
     Attributes:
-        max_steps: model calls; the tools of the last one still run.
+        max_steps: model calls.
         max_total_tokens: tokens summed over the calls, the prompt counted each time; None for no limit.
         max_silent: replies in a row that neither say nor call anything.
         multi_turn: whether the environment answers messages.
@@ -62,11 +62,13 @@ class LoopState:
         model_calls: replies so far.
         silent: how many of the last of them were reasoning only.
         replies: replies of the environment so far.
+        tokens: tokens used by all calls so far.
     """
 
     model_calls: int = 0
     silent: int = 0
     replies: int = 0
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,27 +153,27 @@ def step(state: LoopState, event: Event, limits: LoopLimits) -> tuple[LoopState,
     if isinstance(event, EnvironmentReplied):
         if event.done:
             return state, Finish("environment_done")
-        state = LoopState(state.model_calls, state.silent, state.replies + 1)
-    return state, _next_call(state, limits)
+        state = LoopState(state.model_calls, state.silent, state.replies + 1, state.tokens)
+    return state, _next(state, limits)
 
 
 def _after_model(state: LoopState, event: ModelReplied, limits: LoopLimits) -> tuple[LoopState, Action]:
     speaks = event.has_message or bool(event.calls)
-    state = LoopState(state.model_calls + 1, 0 if speaks else state.silent + 1, state.replies)
+    state = LoopState(state.model_calls + 1, 0 if speaks else state.silent + 1, state.replies, event.total_tokens)
     if event.stop is not None:
         return state, Finish(event.stop)
-    if not event.calls and event.has_message and not limits.multi_turn:
-        return state, _COMPLETED
-    if limits.max_total_tokens is not None and event.total_tokens >= limits.max_total_tokens:
-        return state, Finish("token_budget")
     if event.calls:
         return state, CallTools(event.calls)
     if event.has_message:
-        return state, AskEnvironment(state.replies)
+        return state, AskEnvironment(state.replies) if limits.multi_turn else _COMPLETED
     if state.silent >= limits.max_silent:
         return state, GiveUp("NoProgress", f"{state.silent} replies in a row with neither a message nor a call")
-    return state, _next_call(state, limits)
+    return state, _next(state, limits)
 
 
-def _next_call(state: LoopState, limits: LoopLimits) -> Action:
-    return Finish("max_steps") if state.model_calls >= limits.max_steps else _CALL_MODEL
+def _next(state: LoopState, limits: LoopLimits) -> Action:
+    if state.model_calls >= limits.max_steps:
+        return Finish("max_steps")
+    if limits.max_total_tokens is not None and state.tokens >= limits.max_total_tokens:
+        return Finish("token_budget")
+    return _CALL_MODEL

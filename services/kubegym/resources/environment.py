@@ -57,11 +57,10 @@ class Environment:
     stateless_verify: ClassVar[bool] = False
     answer_key: ClassVar[str] = ""
 
-    class Config(Model):
-        """The manifest's ``config``; override it with your own fields."""
-
-    class Task(Row):
-        """The row's fields; override it with your own."""
+    Config: ClassVar[type[Model]] = Model
+    """The manifest's ``config``: a nested ``class Config(Model)`` with your own fields."""
+    Task: ClassVar[type[Row]] = Row
+    """The row's fields: a nested ``class Task(Row)`` with your own."""
 
     config: Any
     task: Any

@@ -84,11 +84,14 @@ class EnvironmentRuntime:
     async def start(self) -> None:
         """Run ``setup``; on the event loop that will run the sessions. Raises InvalidSpec when it fails."""
         self.watchdog.bind()
+        seconds = self.limits.setup_seconds
+        scope = asyncio.timeout(seconds)
         try:
-            async with asyncio.timeout(self.limits.setup_seconds):
+            async with scope:
                 self._shared = await _resolved(self.cls.setup(self.config))
         except Exception as error:
-            raise InvalidSpec(f"environment {self.name}: {crash_text('setup', error)}") from error
+            problem = f"setup took more than {seconds:g} s" if scope.expired() else crash_text("setup", error)
+            raise InvalidSpec(f"environment {self.name}: {problem}") from error
         self._started = True
 
     async def close(self) -> None:
@@ -108,6 +111,8 @@ class EnvironmentRuntime:
                 self._task_validator.validate_python(row)
             except ValidationError as error:
                 return _problems(error)
+            except Exception as error:  # a validator of the author's own that crashed
+                return crash_text("Task", error)
         params = row.get("responses_create_params")
         if isinstance(params, dict):
             tools = params.get("tools")
@@ -131,6 +136,8 @@ class EnvironmentRuntime:
             task = self._task_validator.validate_python(assignment.row)
         except ValidationError as error:
             invalid = AgentError(f"the row does not fit the environment: {_problems(error)}", reason="InvalidRow")
+        except Exception as error:  # a validator of the author's own that crashed
+            invalid = AgentError(crash_text("Task", error), reason="InvalidRow")
         environment.config = self.config
         environment.task = task
         environment.row = assignment.row
@@ -210,7 +217,7 @@ def _problems(error: ValidationError, known: Sequence[str] = ()) -> str:
             text = f"{path}: unknown field"
             close = difflib.get_close_matches(path, known, n=1)
             text += f"; did you mean {close[0]}?" if close else f" (fields: {', '.join(known) or 'none'})"
-        elif one["type"] != "missing":
+        elif path and one["type"] != "missing":
             text += f", not {one['input']!r:.80}"
         texts.append(text)
     return "; ".join(texts)

@@ -216,7 +216,7 @@ async def test_steps_tokens_and_cut_replies_end_the_conversation() -> None:
     ended = await attempt(FakeSession(), [CALL, CALL, CALL], max_steps=2)
     assert (ended.stop_reason, ended.outcome, kinds(ended)[-1]) == ("max_steps", "scored", "function_call_output")
     ended = await attempt(FakeSession(), [CALL, CALL, CALL], max_total_tokens=4)
-    assert (ended.stop_reason, kinds(ended)[-1]) == ("token_budget", "function_call")
+    assert (ended.stop_reason, len(kinds(ended)), kinds(ended)[-1]) == ("token_budget", 4, "function_call_output")
     cut = scripted_response([], incomplete_details={"reason": "max_output_tokens"})
     ended = await attempt(FakeSession(), [cut])
     assert ended.stop_reason == "max_output_tokens"

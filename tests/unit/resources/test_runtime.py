@@ -11,7 +11,7 @@ from pydantic import Field
 
 from kubegym import Done, Environment, Message, Model, Rollout, Row, ToolError, Turn, Verdict, tool
 from kubegym.agent import AgentSettings
-from kubegym.core.errors import InvalidRows, InvalidSpec, VerifierError
+from kubegym.core.errors import AgentError, InvalidRows, InvalidSpec, VerifierError
 from kubegym.core.protocols import Assignment
 from kubegym.core.rows import encode_row
 from kubegym.resources import EnvironmentRuntime, SessionLimits
@@ -164,6 +164,26 @@ OWN_TOOL = {"type": "function", "name": "fly"}
 )
 def test_rows(row: dict[str, Any], problem: str | None) -> None:
     assert EnvironmentRuntime(Sums).validate_row(row) == problem
+
+
+async def test_a_validator_that_crashes_is_a_bad_row() -> None:
+    class Odd(Sums):
+        class Task(Row):
+            a: int
+
+            def model_post_init(self, _context: Any) -> None:
+                if self.a < 0:
+                    raise ValueError("a must not be negative")
+                raise LookupError("bug")
+
+    runtime = EnvironmentRuntime(Odd)
+    assert runtime.validate_row({"a": -1}) == "Value error, a must not be negative"
+    problem = runtime.validate_row({"a": 1})
+    assert problem is not None
+    assert problem.startswith("Task: LookupError: bug (")
+    session = runtime.session(Assignment("e", {"a": 1}, "t", 0, 0, "0-0-0"))
+    with pytest.raises(AgentError, match="bug"):
+        await session.seed()
 
 
 def test_versions() -> None:
