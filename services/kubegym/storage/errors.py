@@ -10,7 +10,7 @@
     InputError                   core.errors
     └── InvalidKey               a key that not every store could hold, or that would leave the root
 
-A plain StoreError may narrow its ``reason``: ``BucketNotFound`` and ``NotSupported`` (neither retryable).
+A plain StoreError may narrow its ``reason``: ``BucketNotFound``, ``NotSupported``, ``StoreForked`` (none retryable).
 """
 
 from __future__ import annotations
@@ -50,3 +50,13 @@ class InvalidKey(InputError):
     """A key that not every store could hold, or that would leave the root."""
 
     reason = "InvalidKey"
+
+
+def forked(url: str) -> StoreError:
+    """The error of a store that is used in a process forked from the one whose threads serve it."""
+    return StoreError(
+        f"the store {url} was opened, or its library used, before this process was forked: the threads that serve it "
+        "stayed behind; start the process instead (spawn), or leave the store to its parent",
+        reason="StoreForked",
+        retryable=False,
+    )

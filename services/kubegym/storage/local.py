@@ -24,7 +24,7 @@ from typing import TypeVar, TypeVarTuple
 
 from kubegym.core.errors import StoreError
 from kubegym.core.ids import digest
-from kubegym.storage.errors import Conflict, ObjectNotFound, StoreDenied, StoreFull
+from kubegym.storage.errors import Conflict, ObjectNotFound, StoreDenied, StoreFull, forked
 from kubegym.storage.keys import TEMPORARY_PREFIX, check_key, check_prefix
 from kubegym.storage.protocol import ObjectWriter, Stored
 
@@ -69,6 +69,7 @@ class LocalStore:
         self.url = str(root)
         self._folder = _Folder(os.path.abspath(root))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kubegym-store")
+        self._process = os.getpid()
 
     def __repr__(self) -> str:
         return f"LocalStore({self.url!r})"
@@ -128,6 +129,8 @@ class LocalStore:
         await asyncio.to_thread(self._thread.shutdown)
 
     async def _call(self, operation: Callable[[*Ts], T], *args: *Ts) -> T:
+        if os.getpid() != self._process:  # else the call would wait for a thread that is not there
+            raise forked(self.url)
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, operation, *args)
         except OSError as error:

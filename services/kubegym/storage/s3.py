@@ -1,19 +1,21 @@
 """S3, GCS and Azure as object stores, through obstore (the Rust crate ``object_store``).
 
 Requests run on threads of obstore's own, outside the GIL; only their completion reaches the event loop. Those threads
-do not survive ``fork``: use remote stores only in processes that were started, or forked before any request was made.
+belong to the process that made its first request and do not survive ``fork``: a process forked later cannot use remote
+stores at all, and is told so, where obstore would wait forever.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from kubegym.storage.clients import connect
-from kubegym.storage.errors import Conflict, ObjectNotFound
+from kubegym.storage.errors import Conflict, ObjectNotFound, forked
 from kubegym.storage.keys import check_key, check_prefix
 from kubegym.storage.options import StoreOptions
 from kubegym.storage.protocol import ObjectWriter, Stored
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _PART_BYTES = 8 << 20  # of a multipart upload; S3 takes 10,000 parts, so objects up to 80 GB
 _PARTS_AT_ONCE = 4
 _UNSATISFIABLE = 416
+_process: int | None = None  # the one that has obstore's threads, from its first request on
 
 
 class RemoteStore:
@@ -52,7 +55,7 @@ class RemoteStore:
         self, scheme: str, bucket: str, prefix: str, options: StoreOptions, *, rng: random.Random | None = None
     ) -> None:
         self.url = f"{scheme}://{bucket}/{prefix}".rstrip("/")
-        self._client: Client = connect(scheme, bucket, prefix, options)
+        self._connected: Client = connect(scheme, bucket, prefix, options)
         # GCS compares generations, the others entity tags.
         self._tag = "version" if scheme == "gs" else "e_tag"
         self._retry = options.retry
@@ -60,6 +63,17 @@ class RemoteStore:
 
     def __repr__(self) -> str:
         return f"RemoteStore({self.url!r})"
+
+    @property
+    def _client(self) -> Client:
+        """The client, in a process that has obstore's threads. Raises StoreError (``StoreForked``) in others."""
+        global _process
+        here = os.getpid()
+        if _process is None:
+            _process = here
+        elif _process != here:
+            raise forked(self.url)
+        return self._connected
 
     async def get(self, key: str) -> Stored | None:
         """See ``ObjectStore.get``."""

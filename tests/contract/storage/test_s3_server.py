@@ -107,6 +107,7 @@ async def test_a_private_authority_is_trusted_when_named(tmp_path: Path) -> None
 
 FORK = """
 import asyncio, os, sys
+from kubegym.core.errors import StoreError
 from kubegym.storage import StoreOptions, open_store
 
 def opened():
@@ -124,11 +125,22 @@ asyncio.run(use())
 if child == 0:
     os._exit(0)
 _, status = os.waitpid(child, 0)
-sys.exit(os.waitstatus_to_exitcode(status))
+assert os.waitstatus_to_exitcode(status) == 0
+
+late = os.fork()  # after a request: told so, instead of waiting forever
+try:
+    asyncio.run(use())
+    outcome = 0
+except StoreError as error:
+    outcome = 3 if error.reason == "StoreForked" and not error.retryable else 4
+if late == 0:
+    os._exit(outcome)
+_, status = os.waitpid(late, 0)
+assert os.waitstatus_to_exitcode(status) == 3
 """
 
 
-def test_a_process_forked_before_the_first_request_has_a_store_of_its_own(s3: S3Server) -> None:
+def test_a_process_forked_before_the_first_request_may_use_stores_and_a_later_one_not(s3: S3Server) -> None:
     url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
     done = subprocess.run([sys.executable, "-c", FORK, s3.endpoint, url], timeout=120, check=False)
     assert done.returncode == 0

@@ -6,7 +6,9 @@ import asyncio
 import errno
 import fcntl
 import os
+import stat
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +163,57 @@ async def test_closing_waits_for_writes_under_way(tmp_path: Path) -> None:
     await store.close()
     await asyncio.gather(*writing)
     assert len(files_below(tmp_path)) == 20
+
+
+async def test_a_forked_process_is_told_instead_of_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    await store.put("a", b"1")
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    with pytest.raises(StoreError) as caught:
+        await store.get("a")
+    assert (caught.value.reason, caught.value.retryable) == ("StoreForked", False)
+    monkeypatch.undo()
+    await store.close()
+
+
+async def test_every_write_syncs_the_file_then_gives_it_its_name_then_syncs_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+
+    def recorded(name: str) -> Callable[..., Any]:
+        real = getattr(os, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            folder = name == "fsync" and stat.S_ISDIR(os.fstat(args[0]).st_mode)
+            steps.append("sync folder" if folder else name)
+            return real(*args, **kwargs)
+
+        return call
+
+    store = LocalStore(tmp_path)
+    await store.put("deep/er/a", b"1")
+    for name in ("fsync", "rename", "link", "mkdir"):
+        monkeypatch.setattr(os, name, recorded(name))
+
+    async def taken(write: Awaitable[object]) -> list[str]:
+        steps.clear()
+        await write
+        return list(steps)
+
+    async def written(key: str) -> None:
+        async with store.writer(key) as writer:
+            await writer.write(b"2")
+
+    stored = await store.get("deep/er/a")
+    assert stored is not None
+    replaced = ["fsync", "rename", "sync folder"]
+    assert await taken(store.swap("deep/er/a", b"2", stored.etag)) == replaced
+    assert await taken(store.put("deep/er/a", b"3")) == replaced
+    assert await taken(written("deep/er/a")) == replaced
+    assert await taken(store.create("deep/er/b", b"4")) == ["fsync", "link", "sync folder"]
+    assert await taken(store.delete("deep/er/b")) == ["sync folder"]
+    made = await taken(store.put("new/folder/a", b"5"))
+    assert made[-3:] == replaced
+    assert made.count("sync folder") == 3, "both new folders are synced into the ones above them"
+    await store.close()
