@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-import tempfile
-from array import array
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, cast, overload
+from typing import Any
 
 import orjson
 
 from kubegym.core.rows import AGENT_TYPE
 from kubegym.data.columns import STATISTICS, Column, Spill, describe
+from kubegym.data.disklines import DiskLines, DiskTasks
 from kubegym.data.passk import PassMetrics, ScoreFunction, accuracy
 
 logger = logging.getLogger(__name__)
@@ -35,7 +34,6 @@ Tasks = Sequence[list[dict[str, Any]]]
 """Scored rows by task, stripped (see ``stripped``). It lies on disk: iterate as often as you like, keep little."""
 
 _WRITE = 1 << 20  # bytes of JSON handed on at a time
-_STRIDE = 64  # the place of every 64th line on disk is remembered
 _HOOK_JSON = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 
 
@@ -48,13 +46,14 @@ class MetricHooks:
             with ``_ng_task_index``, goes into the groups instead.
         get_key_metrics: all metrics -> the headline ones; without it they are all ``mean/*``.
         scores: named scores of a row for the pass family; default ``accuracy``, the reward.
-        answer_key: the field with the extracted answer, for majority@k and no_answer.
+        answer_key: the field with the extracted answer, for majority@k and no_answer. Where no row of the agent's
+            first scored task has it, those two are left out.
     """
 
     compute_metrics: Callable[[Tasks], Metrics | Awaitable[Metrics]] | None = None
     get_key_metrics: Callable[[Metrics], Metrics | Awaitable[Metrics]] | None = None
     scores: ScoreFunction = accuracy
-    answer_key: str | None = None
+    answer_key: str | None = "extracted_answer"  # NeMo Gym's environments call it so
 
 
 NO_HOOKS = MetricHooks()
@@ -210,10 +209,10 @@ class _Agent:
         self._spill = spill
         self._counts = Counts()
         self._fields: dict[str, _Field] = {}
-        self._passes: PassMetrics | None = PassMetrics(hooks.scores, hooks.answer_key)
+        self._passes: PassMetrics | None = None
         self._error: str | None = None
-        self._groups = _Lines(scratch)
-        self._tasks = _Lines(scratch) if hooks.compute_metrics is not None else None
+        self._groups = DiskLines(scratch)
+        self._tasks = DiskLines(scratch) if hooks.compute_metrics is not None else None
 
     def add_task(self, task_index: int, rows: Sequence[dict[str, Any]]) -> None:
         scored = self._counts.add(rows)
@@ -228,15 +227,23 @@ class _Agent:
             mean, most, least, median, std = entry.names
             group[mean], group[most], group[least], group[median], group[std] = describe(values)
         self._groups.append(orjson.dumps(group, option=orjson.OPT_APPEND_NEWLINE))
-        if self._passes is not None:
-            try:
-                self._passes.add_task(scored)
-            except Exception as trouble:  # the environment's ``scores``; see ``_fail``
-                self._passes = None
-                self._fail(f"scores, task {task_index}", trouble)
+        self._add_passes(task_index, scored)
         if self._tasks is not None:
             line = orjson.dumps([stripped(row) for row in scored], option=orjson.OPT_APPEND_NEWLINE)
             self._tasks.append(line)
+
+    def _add_passes(self, task_index: int, scored: Sequence[dict[str, Any]]) -> None:
+        if self._error is not None:
+            return
+        if self._passes is None:
+            answer_key = self._hooks.answer_key
+            answers = answer_key is not None and any(answer_key in row for row in scored)
+            self._passes = PassMetrics(self._hooks.scores, answer_key if answers else None)
+        try:
+            self._passes.add_task(scored)
+        except Exception as trouble:  # the environment's ``scores``; half of the tasks would be worse than none
+            self._passes = None
+            self._fail(f"scores, task {task_index}", trouble)
 
     async def finish(self) -> AgentMetrics:
         metrics: Metrics = {}
@@ -270,7 +277,7 @@ class _Agent:
         if self._hooks.compute_metrics is None or self._tasks is None:
             return {}
         # Through JSON and back: what cannot be written is the hook's fault here, and numpy numbers become numbers.
-        return _plain(await _awaited(self._hooks.compute_metrics(_DiskTasks(self._tasks))))
+        return _plain(await _awaited(self._hooks.compute_metrics(DiskTasks(self._tasks))))
 
     async def _keys(self, metrics: Metrics) -> Metrics | None:
         if self._hooks.get_key_metrics is None:
@@ -326,74 +333,6 @@ def _plain(value: Metrics) -> Metrics:
     if not isinstance(plain, dict):
         raise TypeError(f"metrics must be a dict, not {type(value).__name__}")
     return plain
-
-
-class _Lines:
-    """JSON lines on disk, written once and read as often as wanted; the file appears with the first line."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._scratch = scratch
-        self._file: BinaryIO | None = None
-        self._starts = array("Q")  # of every _STRIDE-th line
-        self._count = 0
-        self._end = 0
-
-    def __len__(self) -> int:
-        return self._count
-
-    def append(self, line: bytes) -> None:
-        """Add a line, which ends with its newline."""
-        if self._file is None:
-            self._scratch.mkdir(parents=True, exist_ok=True)
-            self._file = cast(BinaryIO, tempfile.TemporaryFile(dir=self._scratch))  # noqa: SIM115
-        if self._count % _STRIDE == 0:
-            self._starts.append(self._end)
-        self._count += 1
-        self._end += self._file.write(line)
-
-    def __iter__(self) -> Iterator[bytes]:
-        position = 0
-        while self._file is not None and position < self._end:
-            self._file.seek(position)  # others may read in between
-            lines = self._file.readlines(_WRITE)
-            position += sum(map(len, lines))
-            for line in lines:
-                yield line[:-1]
-
-    def __getitem__(self, index: int) -> bytes:
-        place = range(self._count)[index]
-        assert self._file is not None
-        self._file.seek(self._starts[place // _STRIDE])
-        for _ in range(place % _STRIDE):
-            self._file.readline()
-        return self._file.readline()[:-1]
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-
-
-class _DiskTasks(Sequence[list[dict[str, Any]]]):
-    """``Tasks`` read from disk as they are asked for."""
-
-    def __init__(self, lines: _Lines) -> None:
-        self._lines = lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        return map(orjson.loads, self._lines)
-
-    @overload
-    def __getitem__(self, index: int) -> list[dict[str, Any]]: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[list[dict[str, Any]]]: ...
-    def __getitem__(self, index: int | slice) -> list[Any]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        rows: list[dict[str, Any]] = orjson.loads(self._lines[index])
-        return rows
 
 
 def metrics_json(agents: Sequence[AgentMetrics]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ import orjson
 
 from kubegym.core.errors import KubeGymError
 from kubegym.core.rows import encode_row, failure_class
-from kubegym.data.aggregate import NO_HOOKS, Aggregator, Counts, MetricHooks, is_scored, metrics_json
+from kubegym.data.aggregate import NO_HOOKS, AgentMetrics, Aggregator, Counts, MetricHooks, is_scored, metrics_json
 from kubegym.data.passk import PassMetrics
 from kubegym.storage.protocol import ObjectStore, ObjectWriter
 
@@ -110,36 +110,22 @@ async def merge(
         StoreError: a file cannot be written; none of those still open appears.
     """
     aggregator = Aggregator(scratch)
+    suffixes = [".jsonl", "_failures.jsonl", "_aggregate_metrics.json"]
+    if inputs is not None:
+        suffixes.append("_materialized_inputs.jsonl")
+    files = [stem + suffix for suffix in suffixes]
     try:
         async with AsyncExitStack() as stack:
-            files: list[str] = []
-
-            async def output(suffix: str) -> _Output:
-                files.append(f"{stem}{suffix}")
-                return _Output(await stack.enter_async_context(store.writer(files[-1])))
-
-            merging = _Merge(aggregator, hooks or {}, await output(".jsonl"), await output("_failures.jsonl"))
-            materialized = await output("_materialized_inputs.jsonl") if inputs is not None else None
-            metrics = await output("_aggregate_metrics.json")
+            outputs = [_Output(await stack.enter_async_context(store.writer(key))) for key in files]
+            merging = _Merge(aggregator, hooks or {}, outputs, inputs)
             done = 0
             async for lines in groups:
-                rows = merging.add_task(lines)
-                if materialized is not None and inputs is not None and rows:
-                    given = await inputs(rows[0]["kubegym"]["task_index"])
-                    for row in rows:
-                        materialized.add(_materialized(given, row))
-                    await materialized.drain()
-                await merging.drain()
+                await merging.add_task(lines)
                 done += 1
                 if done % _PAUSE == 0:
                     await asyncio.sleep(0)
             agents = await aggregator.finish()
-            for chunk in metrics_json(agents):
-                metrics.add(chunk)
-                await metrics.drain()
-            for file in (merging.scored, merging.others, materialized, metrics):
-                if file is not None:
-                    await file.drain(all_of_it=True)
+            await merging.finish(agents)
     finally:
         aggregator.close()
     errors = {agent.agent: agent.error for agent in agents if agent.error is not None}
@@ -167,23 +153,47 @@ class _Merge:
     """Sorts rows into files, and counts them."""
 
     def __init__(
-        self, aggregator: Aggregator, hooks: Mapping[str, MetricHooks], scored: _Output, others: _Output
+        self,
+        aggregator: Aggregator,
+        hooks: Mapping[str, MetricHooks],
+        outputs: Sequence[_Output],
+        inputs: InputRow | None,
     ) -> None:
-        self.scored = scored
-        self.others = others
         self.tallies: dict[str, _Tally] = {}
         self._aggregator = aggregator
         self._hooks = hooks
+        self._inputs = inputs
+        self._outputs = outputs
+        self._scored, self._others, self._metrics, *materialized = outputs
+        self._materialized = materialized[0] if materialized else None
 
-    def add_task(self, lines: Sequence[bytes]) -> list[dict[str, Any]]:
+    async def add_task(self, lines: Sequence[bytes]) -> None:
+        """Take the final rows of a task."""
         rows = [_parsed(line) for line in lines]
         if not rows:
-            return rows
+            return
         for row, line in zip(rows, lines, strict=True):
             if is_scored(row):
-                self.scored.add(line if line.endswith(b"\n") else line + b"\n")
+                self._scored.add(line if line.endswith(b"\n") else line + b"\n")
             else:
-                self.others.add(_as_failure(row, line))
+                self._others.add(_as_failure(row, line))
+        self._count(rows)
+        if self._materialized is not None and self._inputs is not None:
+            given = await self._inputs(rows[0]["kubegym"]["task_index"])
+            for row in rows:
+                self._materialized.add(_materialized(given, row))
+        for output in self._outputs:
+            await output.drain()
+
+    async def finish(self, agents: Sequence[AgentMetrics]) -> None:
+        """Write the metrics, and what is left of everything."""
+        for chunk in metrics_json(agents):
+            self._metrics.add(chunk)
+            await self._metrics.drain()
+        for output in self._outputs:
+            await output.drain(all_of_it=True)
+
+    def _count(self, rows: Sequence[dict[str, Any]]) -> None:
         first = rows[0]
         environment = first["kubegym"]["environment"]["name"]
         tally = self.tallies.get(environment)
@@ -192,11 +202,6 @@ class _Merge:
         tally.add_task(rows)
         hooks = self._hooks.get(environment, NO_HOOKS)
         self._aggregator.add_task(first["agent_ref"]["name"], first["_ng_task_index"], rows, hooks)
-        return rows
-
-    async def drain(self) -> None:
-        await self.scored.drain()
-        await self.others.drain()
 
 
 class _Tally:

@@ -137,6 +137,15 @@ async def test_a_broken_hook_costs_its_own_metrics_only(aggregator: Aggregator, 
     assert orjson.loads(b"".join(metrics_json([agent])))[0]["kubegym"]["metrics_error"] == agent.error
 
 
+async def test_an_extracted_answer_is_voted_on(aggregator: Aggregator) -> None:
+    aggregator.add_task("mcqa", 0, [row(1.0, extracted_answer="A"), row(0.0, extracted_answer=None)])
+    aggregator.add_task("other", 1, [row(1.0)])
+    mcqa, other = await aggregator.finish()
+    assert mcqa.metrics["majority@2/accuracy"] == 100.0
+    assert mcqa.metrics["pass@1/no_answer"] == 50.0
+    assert not any("majority" in name or "no_answer" in name for name in other.metrics)
+
+
 async def test_broken_scores_cost_the_pass_family_only(aggregator: Aggregator) -> None:
     hooks = MetricHooks(scores=lambda row: {"x": row["x"]})
     for task, fields in enumerate([{"x": 1}, {}, {"x": 1}]):

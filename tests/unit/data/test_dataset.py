@@ -14,6 +14,7 @@ from kubegym.data import lines as lines_module
 from kubegym.data.dataset import Dataset, DatasetSpec, MemoryDataset, open_dataset
 from kubegym.data.lines import RowFile, RowIndex
 from kubegym.data.shuffle import permutation
+from kubegym.storage import open_store
 from kubegym.storage.errors import ObjectNotFound
 
 
@@ -301,3 +302,10 @@ def test_an_index_finds_what_splitting_finds(tmp_path_factory, rows, cuts, offse
         assert [pair for block in found.blocks() for pair in block] == wanted
         assert [found.read(i, 1)[0] for i in range(len(wanted))] == [row for _, row in wanted]
         assert found.read(0, 1000) == [row for _, row in wanted]
+
+
+async def test_objects_come_from_the_stores_of_the_storage_package(tmp_path: Path) -> None:
+    await open_store("memory://dataset-test").put("rows.jsonl", jsonl(3))
+    dataset = await open_dataset(DatasetSpec("memory://dataset-test/rows.jsonl"), scratch=tmp_path)
+    assert await contents(dataset) == ([1, 2, 3], [0, 1, 2])
+    await dataset.close()
