@@ -56,6 +56,11 @@ class StoreAccess:
     backoff: Backoff = _STORE_BACKOFF
     rng: random.Random = field(default_factory=random.Random)
     conflicted: Callable[[], None] = lambda: None
+    compressor: zstandard.ZstdCompressor = field(default_factory=lambda: zstandard.ZstdCompressor(level=3), repr=False)
+
+    def compress(self, data: bytes) -> bytes:
+        """A part's bytes. One compressor for all: making one costs more than a part."""
+        return self.compressor.compress(data)
 
     def lease(self) -> float:
         """When a lease taken now ends."""
@@ -193,7 +198,7 @@ class OpenShard:
             if not self._pending.lines:
                 return
             batch, self._pending = self._pending, _Pending()
-            body = zstandard.ZstdCompressor(level=3).compress(b"".join(batch.lines))
+            body = self._access.compress(b"".join(batch.lines))
             key = part_key(self.plan.index, self._head.epoch, self._part_number)
             self._part_number += 1
             await self._access.retrying(lambda: self._access.store.put(key, body))
