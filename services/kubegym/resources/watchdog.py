@@ -1,14 +1,16 @@
 """A watchdog for code that runs inline on the event loop.
 
-The loop's thread stores what it is about to run and since when, nothing else (about 0.2 µs). A daemon thread looks at
+The loop's thread stores what it is about to run and since when, nothing else (about 1 µs a call). A daemon thread looks at
 that every quarter of a second. An entry that stays too long is interrupted by an exception in the loop's thread:
 
 ========================================= ==============================================================
 CPU time ≥ limit                          ``CpuTimeExceeded``
-wall ≥ limit, CPU < a tenth of the limit  ``WallTimeExceeded``: it sleeps or waits
+wall ≥ limit, CPU < a tenth of the limit  ``WallTimeExceeded``: it sleeps or waits (``blocked_share``)
 wall ≥ ``patience`` x limit               ``WallTimeExceeded``: the machine is too busy to say more
 no reaction within ``grace`` seconds      ``on_stall(label, stack)``: it is stuck in C code or swallows the exception
 ========================================= ==============================================================
+
+Both times count from the first look, because the watchdog's own thread may be late on a busy machine.
 
 The interrupt must never hit code outside of the guarded region. Both sides are ordered by the interpreter lock: the
 watchdog announces (``_firing``), then checks that the entry is still there; the loop removes the entry, then looks for
@@ -34,7 +36,6 @@ OnStall = Callable[[str, str], None]
 """Called in the watchdog's thread with the label and the stack of the code that does not react."""
 
 _log = logging.getLogger(__name__)
-_BLOCKED_SHARE = 0.1
 
 
 class _Interrupt(BaseException):
@@ -52,13 +53,13 @@ class _WallInterrupt(_Interrupt):
 class Entry:
     """What the loop's thread runs: its label, its limit in seconds, and when it began (``time.monotonic``)."""
 
-    __slots__ = ("cpu_seen", "fired", "label", "limit", "stalled", "started")
+    __slots__ = ("fired", "label", "limit", "seen", "stalled", "started")
 
     def __init__(self, label: str, limit: float, started: float) -> None:
         self.label = label
         self.limit = limit
         self.started = started
-        self.cpu_seen: float | None = None
+        self.seen: tuple[float, float] | None = None
         self.fired: float | None = None
         self.stalled = False
 
@@ -70,15 +71,23 @@ class Watchdog:
         on_stall: what to do about code that cannot be interrupted; the default logs its stack. The engine ends the
             process, so that the poison protocol finds the rollout that did it.
         poll: seconds between looks.
+        blocked_share: of its limit; what used less CPU time than that waits rather than computes.
         patience: how many times its limit something may take on a machine that is too busy to tell.
         grace: seconds an interrupt may take to be noticed.
     """
 
     def __init__(
-        self, on_stall: OnStall | None = None, *, poll: float = 0.25, patience: float = 4.0, grace: float = 10.0
+        self,
+        on_stall: OnStall | None = None,
+        *,
+        poll: float = 0.25,
+        blocked_share: float = 0.1,
+        patience: float = 4.0,
+        grace: float = 10.0,
     ) -> None:
         self._on_stall = on_stall or _log_stall
         self._poll = poll
+        self._blocked_share = blocked_share
         self._patience = patience
         self._grace = grace
         self._entry: Entry | None = None
@@ -150,15 +159,15 @@ class Watchdog:
         entry = self._entry
         if entry is None:
             return
-        if entry.cpu_seen is None:
-            entry.cpu_seen = cpu
-        wall, used = now - entry.started, cpu - entry.cpu_seen
+        if entry.seen is None:
+            entry.seen = (now, cpu)
+        wall, used = now - entry.seen[0], cpu - entry.seen[1]
         if entry.fired is not None:
             if now - entry.fired >= self._grace and not entry.stalled:
                 self._stall(entry)
         elif used >= entry.limit:
             self._fire(entry, _CpuInterrupt, now)
-        elif wall >= entry.limit and (used < _BLOCKED_SHARE * entry.limit or wall >= self._patience * entry.limit):
+        elif wall >= entry.limit and (used < self._blocked_share * entry.limit or wall >= self._patience * entry.limit):
             self._fire(entry, _WallInterrupt, now)
 
     def _watch(self, stop: threading.Event, owner: threading.Thread) -> None:
