@@ -2,7 +2,8 @@
 
 General clients cost 0.2 to 25 ms of CPU a request at 16 to 1,024 connections; this one costs tens of microseconds and
 does not grow with the number of connections, because it does only what a model call needs: one request and one whole
-reply a connection at a time, keep-alive, TLS, deadlines. No redirects, cookies, proxies or content codings.
+reply a connection at a time, keep-alive, TLS, deadlines. No redirects, cookies, proxies,
+content codings or HEAD.
 
 Pools are per origin and hand out the connection that was used last; taking one is O(1). Beyond ``limit`` connections
 requests wait in order of arrival.
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections import deque
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
@@ -202,7 +202,7 @@ class _Pool:
         self._open = 0
         # Insertion order is order of release: last in, first out at one end, the stalest at the other.
         self._idle: dict[Connection, None] = {}
-        self._waiters: deque[asyncio.Future[Connection | None]] = deque()
+        self._waiters: dict[asyncio.Future[Connection | None], None] = {}
         self._connections: set[Connection] = set()
         self._none_left: asyncio.Future[None] | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -236,11 +236,12 @@ class _Pool:
             stalest.abort()  # Its place is ours now.
             return await self._connect(deadline)
         waiter: asyncio.Future[Connection | None] = self._loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters[waiter] = None
         try:
             async with asyncio.timeout_at(deadline):
                 given = await waiter
         except BaseException as error:
+            self._waiters.pop(waiter, None)
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.give(waiter.result())  # It came too late for us.
             if isinstance(error, TimeoutError):
@@ -277,7 +278,7 @@ class _Pool:
     def give(self, connection: Connection | None) -> None:
         """Hand a connection, or (None) the place to make one, to who waits longest; else keep it."""
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter = self._next_waiter()
             if not waiter.done():
                 waiter.set_result(connection)
                 return
@@ -287,6 +288,11 @@ class _Pool:
         self._idle[connection] = None
         if self._sweep is None:
             self._sweep = self._loop.call_later(self._keep_alive, self._sweep_idle)
+
+    def _next_waiter(self) -> asyncio.Future[Connection | None]:
+        waiter = next(iter(self._waiters))
+        del self._waiters[waiter]
+        return waiter
 
     def forget(self, connection: Connection) -> None:
         """Take a connection out of the idle ones, if it is there, and free its place."""
@@ -320,7 +326,7 @@ class _Pool:
             self._sweep.cancel()
             self._sweep = None
         while self._waiters:
-            waiter = self._waiters.popleft()
+            waiter = self._next_waiter()
             if not waiter.done():
                 waiter.set_exception(ConnectFailed(_CLOSED))
         if not self._connections:

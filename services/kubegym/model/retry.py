@@ -92,6 +92,8 @@ def status_error(status: int, text: str, where: str, limit: object = None) -> Mo
         lowered = text.lower()
         if any(mark in lowered for mark in _OVERFLOW_MARKS):
             return ContextWindowExceeded(message, status=status)
+    if 300 <= status < 400:
+        message += " (redirects are not followed: give the URL they lead to)"
     return ModelRejectedRequest(message, status=status)
 
 

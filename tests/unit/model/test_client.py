@@ -32,6 +32,8 @@ from kubegym.model.errors import (
 )
 from kubegym.model.http import HttpClient
 from kubegym.model.retry import retry_after
+from kubegym.model.simulated import Answers, Faults, SimulatedConfig, SimulatedEngine, serve_simulated
+from kubegym.model.simulated.config import FAULTS
 from testbed.http_script import Answer, Request, scripted_server
 from testbed.raw_server import Peer, raw_server
 
@@ -232,6 +234,37 @@ class TestRetries:
             with pytest.raises(ModelTimeout):
                 await ChatClient(url, "m", faults=AT_ONCE, request_timeout=0.05).respond(ASK, context())
             await client.close()
+
+
+class TestEveryFaultAtOnce:
+    @pytest.mark.parametrize("seed", range(3))
+    async def test_each_call_gets_a_whole_reply_or_an_error_that_says_so(self, seed: int) -> None:
+        rates = dict.fromkeys(FAULTS, 0.08)
+        config = SimulatedConfig(seed=seed, faults=Faults(**rates, retry_after=0.0), answers=Answers("random"))
+        server = await serve_simulated(config)
+        # Faults strike by arrival, answers follow the content: every reply must be the one to its own question.
+        truth = SimulatedEngine(SimulatedConfig(seed=seed, answers=Answers("random")))
+        client = ChatClient(
+            server.url, config.model, request_timeout=0.25, faults=AT_ONCE, overload=AT_ONCE, http=HttpClient(limit=20)
+        )
+
+        async def one(number: int) -> str:
+            question = {"role": "user", "content": f"Question {number}"}
+            try:
+                reply = await client.respond({"input": [question]}, context())
+            except ModelError as error:
+                return error.reason
+            wanted = await truth.chat({"messages": [question]}, 1.0)
+            assert item_text(reply.response["output"][0]) == wanted["choices"][0]["message"]["content"]
+            return "ok"
+
+        outcomes = await asyncio.gather(*(one(number) for number in range(200)))
+        assert outcomes.count("ok") > 100  # 64 % of the requests go wrong, one way or another
+        reasons = {"ModelTimeout", "ModelReplyInvalid", "ModelUnavailable", "ModelOverloaded", "ModelAborted"}
+        assert set(outcomes) <= {"ok"} | reasons
+        await client._http.close()
+        await server.close()
+        assert server.slots.running == server.slots.waiting == 0
 
 
 class TestContextWindow:

@@ -472,7 +472,7 @@ class TestLimit:
             assert results.count("ok") > 100
             pool = next(iter(client._pools.values()))
             assert pool._open == len(pool._idle) <= 4
-            assert not any(not waiter.done() for waiter in pool._waiters)
+            assert not pool._waiters
             assert (await ask(client, url, b"3")).body == b"3"
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubegym.core.errors import InputError, InvalidSpec
-from kubegym.model.errors import ModelReplyInvalid, ModelUnavailable
+from kubegym.model.errors import ConnectionLost, ModelReplyInvalid, ModelUnavailable, ReadTimeout
 from kubegym.model.http import HttpClient, Response, Url
 from kubegym.model.simulated import (
     Answers,
@@ -386,9 +386,19 @@ class TestServer:
             writer.close()
             await writer.wait_closed()
 
-    async def test_faults_on_the_wire(self) -> None:
-        from kubegym.model.errors import ConnectionLost, ReadTimeout
+    async def test_a_client_that_does_not_wait_is_cut_off(self) -> None:
+        async with serving(SimulatedConfig(latency=Distribution.constant(600))) as caller:
+            origin = Url(caller.server.url).origin
+            reader, writer = await asyncio.open_connection(origin.host, origin.port)
+            body = orjson.dumps(QUESTION)
+            request = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            writer.write(request * 3)
+            with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+                await reader.readexactly(1)
+            writer.close()
+            await caller.until_running(0)
 
+    async def test_faults_on_the_wire(self) -> None:
         async with serving(SimulatedConfig(faults=Faults(rate_limited=1.0, retry_after=3))) as caller:
             reply = await caller.post(QUESTION)
             assert (reply.status, reply.header(b"retry-after")) == (429, b"3")

@@ -118,7 +118,7 @@ class SimulatedServer:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; one request at a time (a client that pipelines is cut off)."""
+    """One connection; one request at a time (a client that does not wait for its answer is cut off)."""
 
     __slots__ = ("_body", "_keep", "_loop", "_parser", "_request", "_server", "_timer", "_transport", "_url")
 
@@ -170,6 +170,8 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
+        if self._request is not None:
+            return  # Being cut off.
         self._keep = self._parser.should_keep_alive()
         method, path = self._parser.get_method(), self._url.partition(b"?")[0]
         if method != b"POST" or path != b"/v1/chat/completions":
