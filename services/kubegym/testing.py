@@ -22,14 +22,14 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import orjson
 
-from kubegym.agent import AgentSettings, run_attempt
+from kubegym.agent import AgentSettings, apply_verdict, run_attempt
 from kubegym.core.errors import InvalidRows, ModelError, RowProblem
 from kubegym.core.ids import rollout_id, task_id
 from kubegym.core.messages import Item, Message, input_items
 from kubegym.core.outcomes import Failure, Outcome, StopReason
 from kubegym.core.protocols import Assignment, Attempt, CallContext, EnvironmentInfo, ModelReply
 from kubegym.core.rows import build_row
-from kubegym.core.trajectory import Rollout, Verdict
+from kubegym.core.trajectory import Rollout
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits, load_environment
 
 __all__ = ["Played", "Reply", "ScriptedModel", "load_environment", "play", "play_group", "scripted_response"]
@@ -220,6 +220,15 @@ def play_group(
     return _run_sync(lambda: stage.play(list(enumerate(scripts))))
 
 
+@dataclass(frozen=True, slots=True)
+class _Performance:
+    """A rollout that was played and may still be judged within its group."""
+
+    assignment: Assignment
+    attempt: Attempt
+    requests: list[dict[str, Any]]
+
+
 class _Stage:
     """An environment and a task, ready to be played."""
 
@@ -244,14 +253,14 @@ class _Stage:
     async def play(self, scripts: Sequence[tuple[int, Sequence[Reply] | str]]) -> list[Played]:
         await self._runtime.start()
         try:
-            played = [await self._one(index, script) for index, script in scripts]
+            performances = [await self._one(index, script) for index, script in scripts]
             if self._runtime.verifies_groups:
-                played = await self._verify_group(played)
-            return played
+                await self._verify_group(performances)
+            return [self._played(one) for one in performances]
         finally:
             await self._runtime.close()
 
-    async def _one(self, index: int, script: Sequence[Reply] | str) -> Played:
+    async def _one(self, index: int, script: Sequence[Reply] | str) -> _Performance:
         if script == "oracle":
             script = await self._runtime.oracle(self._row)
         model = ScriptedModel([script] if isinstance(script, str) else script)
@@ -259,44 +268,36 @@ class _Stage:
         assignment = Assignment(name, self._row, task_id(name, self._row), 0, index, rollout_id(_RUN_ID, 0, index))
         roles = {role: ScriptedModel(replies, role) for role, replies in self._models.items()}
         attempt = await run_attempt(assignment, self._runtime.session(assignment, roles), model, self._settings)
-        return self._played(assignment, attempt, model.requests)
+        return _Performance(assignment, attempt, model.requests)
 
-    def _played(self, assignment: Assignment, attempt: Attempt, requests: list[dict[str, Any]]) -> Played:
-        runtime = self._runtime
+    async def _verify_group(self, performances: list[_Performance]) -> None:
+        attempts = [one.attempt for one in performances if one.attempt.outcome != "failed"]
+        rollouts = [rollout for attempt in attempts if (rollout := self._rollout(attempt)) is not None]
+        for attempt, verdict in zip(attempts, await self._runtime.verify_group(rollouts), strict=True):
+            apply_verdict(attempt, verdict)
+
+    def _played(self, performance: _Performance) -> Played:
+        runtime, attempt = self._runtime, performance.attempt
         info = EnvironmentInfo(
             runtime.name, runtime.version, runtime.name, runtime.verifier_version, "simple", "scripted"
         )
-        rollout = None
-        given = input_items(attempt.params.get("input") or [])
-        if attempt.response is not None:
-            rollout = Rollout(
-                given,
-                attempt.response["output"],
-                attempt.stop_reason or "completed",
-                attempt.response,
-                self._row,
-                attempt.reward,
-                attempt.fields,
-            )
-        items = rollout.messages if rollout is not None else given
-        return Played(attempt, build_row(assignment, attempt, info, _RUN_ID), rollout, items, requests)
+        rollout = self._rollout(attempt)
+        items = rollout.messages if rollout is not None else input_items(attempt.params.get("input") or [])
+        row = build_row(performance.assignment, attempt, info, _RUN_ID)
+        return Played(attempt, row, rollout, items, performance.requests)
 
-    async def _verify_group(self, played: list[Played]) -> list[Played]:
-        settled = [one for one in played if one.outcome != "failed" and one.rollout is not None]
-        verdicts = await self._runtime.verify_group([one.rollout for one in settled if one.rollout is not None])
-        for one, verdict in zip(settled, verdicts, strict=True):
-            _apply(one, verdict)
-        return played
-
-
-def _apply(played: Played, verdict: Verdict) -> None:
-    attempt = played.attempt
-    attempt.outcome = "unscored" if verdict.reward is None else "scored"
-    attempt.reward = played.row["reward"] = verdict.reward
-    attempt.fields = {**attempt.fields, **verdict.fields, **verdict.metrics}
-    attempt.components = verdict.components
-    played.row.update(attempt.fields)
-    played.row["kubegym"]["outcome"] = attempt.outcome
+    def _rollout(self, attempt: Attempt) -> Rollout | None:
+        if attempt.response is None:
+            return None
+        return Rollout(
+            input_items(attempt.params.get("input") or []),
+            attempt.response["output"],
+            attempt.stop_reason or "completed",
+            attempt.response,
+            self._row,
+            attempt.reward,
+            attempt.fields,
+        )
 
 
 def _run_sync(make: Callable[[], Coroutine[Any, Any, T]]) -> T:

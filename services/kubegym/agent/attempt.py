@@ -71,6 +71,26 @@ async def run_attempt(assignment: Assignment, session: Session, model: ModelClie
         await session.close()
 
 
+def apply_verdict(attempt: Attempt, verdict: Verdict) -> None:
+    """Write a verdict into an attempt that did not fail, over an earlier one's (``verify_group``).
+
+    Raises:
+        VerifierError: "VerifierInvalidVerdict", where it has not one turn reward a model call.
+    """
+    rewards = verdict.turn_rewards
+    if rewards and len(rewards) != len(attempt.turns):
+        raise VerifierError(
+            f"the verdict has {len(rewards)} turn_rewards for {len(attempt.turns)} turns (one a model call)",
+            reason="VerifierInvalidVerdict",
+        )
+    attempt.outcome = "unscored" if verdict.reward is None else "scored"
+    attempt.reward = verdict.reward
+    attempt.components = verdict.components
+    attempt.fields = {**attempt.fields, **verdict.fields, **verdict.metrics}
+    for turn, reward in zip(attempt.turns, rewards, strict=False):
+        turn["reward"] = reward
+
+
 class _Run:
     """The attempt while it runs."""
 
@@ -150,22 +170,12 @@ class _Run:
             verdict = await self.session.verify(rollout)
         finally:
             self.verify_seconds = self.loop.time() - started
-        calls = len(self.transcript.policy_versions)
-        if verdict.turn_rewards and len(verdict.turn_rewards) != calls:
-            raise VerifierError(
-                f"the verdict has {len(verdict.turn_rewards)} turn_rewards for {calls} turns (one a model call)",
-                reason="VerifierInvalidVerdict",
-            )
         return verdict
 
     def ended(self, verdict: Verdict) -> Attempt:
         """Scored, or unscored where the verdict has no reward."""
-        attempt = self._attempt("unscored" if verdict.reward is None else "scored")
-        attempt.reward = verdict.reward
-        attempt.components = verdict.components
-        attempt.fields = {**verdict.fields, **verdict.metrics} if verdict.metrics else verdict.fields
-        for turn, reward in zip(attempt.turns, verdict.turn_rewards, strict=False):
-            turn["reward"] = reward
+        attempt = self._attempt("unscored")
+        apply_verdict(attempt, verdict)
         return attempt
 
     def failed(self, error: RolloutError) -> Attempt:
