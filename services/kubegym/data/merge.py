@@ -43,6 +43,7 @@ class EnvironmentSummary:
         coverage: share of the tasks that have k scored rollouts.
         input_tokens: the policy's, of all final attempts, failed ones included.
         output_tokens: likewise.
+        seconds: durations of the final attempts, summed.
     """
 
     environment: str
@@ -58,6 +59,7 @@ class EnvironmentSummary:
     coverage: float
     input_tokens: int
     output_tokens: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class _Merge:
         outputs: Sequence[_Output],
         inputs: InputRow | None,
     ) -> None:
-        self.tallies: dict[str, _Tally] = {}
+        self.tallies: dict[str, EnvironmentTally] = {}
         self._aggregator = aggregator
         self._hooks = hooks
         self._inputs = inputs
@@ -198,32 +200,36 @@ class _Merge:
         environment = first["kubegym"]["environment"]["name"]
         tally = self.tallies.get(environment)
         if tally is None:
-            tally = self.tallies[environment] = _Tally()
+            tally = self.tallies[environment] = EnvironmentTally()
         tally.add_task(rows)
         hooks = self._hooks.get(environment, NO_HOOKS)
         self._aggregator.add_task(first["agent_ref"]["name"], first["_ng_task_index"], rows, hooks)
 
 
-class _Tally:
-    """Counts of one environment."""
+class EnvironmentTally:
+    """Counts the final rows of one environment, task by task, for its line of the result table."""
 
     def __init__(self) -> None:
         self._counts = Counts()
         self._passes = PassMetrics()
         self._rewards = 0.0
         self._tokens = [0, 0]
+        self._seconds = 0.0
 
     def add_task(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Count the rows of one task."""
         scored = self._counts.add(rows)
         self._passes.add_task(scored)
         self._rewards = math.fsum((self._rewards, *(row["reward"] for row in scored)))
         for row in rows:
+            self._seconds += row["kubegym"]["timing"].get("total") or 0.0
             usage = row["kubegym"]["usage"].get("policy")
             if usage:
                 self._tokens[0] += usage.get("input_tokens") or 0
                 self._tokens[1] += usage.get("output_tokens") or 0
 
     def summary(self, environment: str) -> EnvironmentSummary:
+        """The table's line, of what was counted so far."""
         counts, k = self._counts, self._counts.max_k
         passes = self._passes.metrics()
         return EnvironmentSummary(
@@ -240,6 +246,7 @@ class _Tally:
             coverage=counts.coverage(k) if k else 0.0,
             input_tokens=self._tokens[0],
             output_tokens=self._tokens[1],
+            seconds=self._seconds,
         )
 
 

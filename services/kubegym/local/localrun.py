@@ -119,6 +119,7 @@ class LocalRun:
         metrics: Prometheus instruments.
         retry: run failed rollouts with these reasons again (none named: all) in a further generation of the finished
             run; None for a plain run.
+        fresh: begin anew beside earlier runs of the default output, as ``runs/<environment>/<digest>-<n>``.
     """
 
     def __init__(
@@ -131,9 +132,11 @@ class LocalRun:
         display: Display | None = None,
         metrics: WorkerMetrics | None = None,
         retry: Sequence[str] | None = None,
+        fresh: bool = False,
     ) -> None:
         self.spec = spec
         self._retry = retry
+        self._fresh = fresh
         self._classes = classes
         self._clients = clients
         self._rows = rows
@@ -174,8 +177,8 @@ class LocalRun:
 
     async def _run(self, episodes: LocalEpisodes, tasks: RunTasks) -> RunResult:
         draft = make_draft(self.spec, episodes, tasks)
-        output = self.spec.output or default_output(
-            self._folder_name(), [draft.environments, draft.settings, _wants(draft)]
+        output = self.spec.output or await choose_output(
+            default_output(self._folder_name(), [draft.environments, draft.settings, _wants(draft)]), fresh=self._fresh
         )
         store = open_output(self.spec, output)
         try:
@@ -275,6 +278,20 @@ class LocalRun:
 
     def _folder_name(self) -> str:
         return self.spec.entries[0].name if len(self.spec.entries) == 1 else self.spec.name
+
+
+async def choose_output(base: str, *, fresh: bool) -> str:
+    """The newest of ``base``, ``base-2``, ... that holds a run; with ``fresh`` the first that holds none."""
+    newest, number = base, 1
+    while True:
+        place = base if number == 1 else f"{base}-{number}"
+        store = open_store(place)
+        try:
+            if await newest_plan(store) is None:
+                return place if fresh else newest
+        finally:
+            await store.close()
+        newest, number = place, number + 1
 
 
 async def read_summary(store: ObjectStore, manifest: Manifest) -> MergeSummary | None:

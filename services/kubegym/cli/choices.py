@@ -1,0 +1,48 @@
+"""Words that options choose from."""
+
+from enum import StrEnum
+
+
+class Engine(StrEnum):
+    """A model in this process."""
+
+    embedded = "embedded"
+    simulated = "simulated"
+
+
+class LogLevel(StrEnum):
+    """What is logged."""
+
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+    error = "error"
+
+
+class LogFormat(StrEnum):
+    """How a log line looks."""
+
+    text = "text"
+    json = "json"
+
+
+class Listed(StrEnum):
+    """What `list` lists."""
+
+    environments = "environments"
+    runs = "runs"
+
+
+class ServedEngine(StrEnum):
+    """What `serve model` serves."""
+
+    simulated = "simulated"
+
+
+class AnswerMode(StrEnum):
+    """How a simulated engine answers."""
+
+    fixed = "fixed"
+    random = "random"
+    mcq = "mcq"
+    scripted = "scripted"

@@ -1,0 +1,208 @@
+"""``kubegym validate``: manifests, rows and environments, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kubegym.cli.errors import BAD_INPUT, guarded, print_json
+from kubegym.core.errors import InvalidRows, KubeGymError
+
+if TYPE_CHECKING:
+    from kubegym.core.spec import Manifest
+    from kubegym.data.dataset import Dataset
+    from kubegym.local.episodes import LocalEpisodes
+    from kubegym.local.runspec import Entry, RunSpec
+    from kubegym.resources import EnvironmentRuntime
+
+ORACLE_ROWS = 50
+"""Rows that the oracle plays, unless --limit says otherwise."""
+
+
+@dataclass
+class Findings:
+    """What was looked at, and what is wrong."""
+
+    checked: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def attempt(self, work: Callable[[], Any]) -> Any:
+        """The result of the work; None, and a problem noted, where it cannot be done."""
+        try:
+            return work()
+        except KubeGymError as error:
+            self.note(error)
+            return None
+
+    def note(self, error: KubeGymError) -> None:
+        """Take an error as a problem; once, however often it is met."""
+        problem = f"{error.message} [{error.reason}]" if "\n" not in error.message else error.message
+        if isinstance(error, InvalidRows):
+            problem = error.message.replace("; nothing was run", "", 1)
+        if problem not in self.problems:
+            self.problems.append(problem)
+
+
+def validate(
+    targets: Annotated[
+        list[str], typer.Argument(metavar="TARGET...", help="Environments (folder or name) or manifest files.")
+    ],
+    dataset: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Rows to check. Default: the sample job's.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help=f"Rows the oracle plays. Default: {ORACLE_ROWS}.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check manifests, rows and environments, without a model.
+
+    Where an environment has an oracle, it plays rows, and its reward has to be 1.
+    """
+
+    def work() -> int:
+        findings = asyncio.run(check(targets, dataset, ORACLE_ROWS if limit is None else limit))
+        if as_json:
+            valid = not findings.problems
+            print_json({"valid": valid, "checked": findings.checked, "problems": findings.problems})
+        else:
+            for line in findings.checked:
+                print(f"checked  {line}")
+            for problem in findings.problems:
+                print(f"problem  {problem}")
+            if not findings.problems:
+                print("all is well")
+        return BAD_INPUT if findings.problems else 0
+
+    raise typer.Exit(guarded(work, as_json=as_json))
+
+
+async def check(targets: Sequence[str], dataset: str | None, oracle_rows: int) -> Findings:
+    """Check everything that targets name; never raises for what is wrong with them."""
+    findings = Findings()
+    sound = [_manifests(_manifest_files(target), findings) for target in targets]
+    if not all(sound):
+        return findings
+    if len(targets) > 1 and all(_is_manifest(target) for target in targets):
+        await _resolved(list(targets), dataset, oracle_rows, findings)
+    else:
+        for target in targets:
+            await _resolved([target], dataset, oracle_rows, findings)
+    return findings
+
+
+def _is_manifest(target: str) -> bool:
+    return target.endswith((".yaml", ".yml")) and not Path(target).is_dir()
+
+
+def _manifest_files(target: str) -> list[Path]:
+    if _is_manifest(target):
+        return [Path(target)]
+    found = Path(target) / "environment.yaml"
+    return [found] if found.is_file() else []
+
+
+def _manifests(files: Iterable[Path], findings: Findings) -> bool:
+    """Syntax, fields and values of manifests; whether they can be used."""
+    from kubegym.core.spec import load_manifests
+
+    sound = True
+    for file in files:
+        loaded: list[Manifest] | None = findings.attempt(lambda file=file: load_manifests(file))  # type: ignore[misc]
+        if loaded is None:
+            sound = False
+        else:
+            findings.checked.append(f"{file}: " + ", ".join(f"{one.kind} {one.name}" for one in loaded))
+    return sound
+
+
+async def _resolved(targets: list[str], dataset: str | None, oracle_rows: int, findings: Findings) -> None:
+    """References, environments and rows of what ``run`` would make of the targets."""
+    from kubegym.local.resolve import RunFlags, resolve
+
+    flags = RunFlags(dataset=dataset, engine="simulated")  # no model is asked; any will do
+    spec: RunSpec | None = findings.attempt(lambda: resolve(targets, flags))
+    if spec is None:
+        return
+    from kubegym.local.episodes import build_episodes
+    from kubegym.local.tasks import open_tasks
+
+    spec = _without_models(spec)
+    episodes: LocalEpisodes | None = findings.attempt(lambda: build_episodes(spec))
+    if episodes is None:
+        return
+    try:
+        for name, part in episodes.parts.items():
+            findings.checked.append(f"environment {name}: {_described(part.runtime)}")
+        tasks = await open_tasks(spec, episodes)
+        try:
+            await _rows(tasks, episodes, findings)
+            for entry in spec.entries:
+                await _oracle(entry, episodes, tasks.datasets[entry.name], oracle_rows, findings)
+        finally:
+            await tasks.close()
+    except KubeGymError as error:
+        findings.note(error)
+    finally:
+        await episodes.close()
+
+
+def _without_models(spec: RunSpec) -> RunSpec:
+    """The spec with simulated engines for every role."""
+    from dataclasses import replace
+
+    from kubegym.local.runspec import ModelRef
+
+    simulated = ModelRef("simulated", "simulated")
+    return replace(
+        spec,
+        entries=tuple(replace(entry, models=dict.fromkeys(entry.models, simulated)) for entry in spec.entries),
+    )
+
+
+def _described(runtime: EnvironmentRuntime) -> str:
+    tools = [*runtime.tools.by_name, *(["any"] if runtime.tools.catch_all else [])]
+    said = [f"{runtime.cls.__name__} {runtime.version}", f"tools {', '.join(tools)}" if tools else "no tools"]
+    return ", ".join(said)
+
+
+async def _rows(tasks: Any, episodes: LocalEpisodes, findings: Findings) -> None:
+    try:
+        await tasks.validate(episodes)
+    except KubeGymError as error:
+        findings.note(error)
+        return
+    for name, dataset in tasks.datasets.items():
+        findings.checked.append(f"rows of {name}: {dataset.rows:,} in {dataset.source}")
+
+
+async def _oracle(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, count: int, findings: Findings) -> None:
+    """Let the environment's own perfect replies earn their reward."""
+    import orjson
+
+    part = episodes.parts[entry.name]
+    if not part.runtime.has_oracle or count == 0:
+        reason = "is not asked" if part.runtime.has_oracle else "there is none"
+        findings.checked.append(f"oracle of {entry.name}: {reason}")
+        return
+    from kubegym.testing import play
+
+    rows = await dataset.read(0, min(count, dataset.rows))
+    bad = 0
+    for number, line in enumerate(rows, 1):
+        row = orjson.loads(line)
+        if part.runtime.validate_row(row) is not None:
+            continue  # said already, with the other rows
+        played = await asyncio.to_thread(play, part.runtime.cls, row, "oracle", entry.config)
+        if played.reward != 1.0:
+            bad += 1
+            failure = played.failure
+            why = f"{failure.stage} {failure.reason}: {failure.message}" if failure else f"reward {played.reward}"
+            findings.problems.append(f"{dataset.source}: row {number}: the oracle of {entry.name} earns no 1: {why}")
+    if not bad:
+        findings.checked.append(f"oracle of {entry.name}: reward 1 on {len(rows)} rows")
