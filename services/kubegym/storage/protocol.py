@@ -50,7 +50,7 @@ class ObjectStore(Protocol):
         ...
 
     async def put(self, key: str, data: bytes) -> str:
-        """Write, whatever was there. The new ETag. Durable on return."""
+        """Write, whatever was there. The new ETag. The object outlives this process from here on."""
         ...
 
     async def create(self, key: str, data: bytes) -> str:
