@@ -1,12 +1,13 @@
 """A folder as an object store: atomic files and compare-and-swap between processes.
 
-A write goes to a hidden file in the object's own folder, is synced, and takes the object's name in one step. It survives
-the death of the process at once. The name itself is left to the file system's journal, which keeps the order of names:
-after a power failure the folder may be some seconds older, but never holds a later write without an earlier one, or a
-name without its bytes. So a run loses nothing but those seconds, and a sync of every folder, which doubles the cost of a
-write, buys nothing more (docs/adr/0006). All writes below one folder exclude each other by a lock on that folder itself (``flock`` on its descriptor),
-so that ``swap`` compares and replaces in one step also between processes, a killed process frees its lock, and no lock
-file is left among the results. What a killed process leaves is at most a hidden file that nobody reads or lists.
+A write goes to a hidden file in the object's own folder, is synced, and takes the object's name in one step. It
+survives the death of the process at once. The name itself is left to the file system's journal, which keeps the order
+of names: after a power failure the folder may be some seconds older, but never holds a later write without an earlier
+one, or a name without its bytes. A run loses nothing but those seconds (docs/adr/0006).
+
+All writes below one folder exclude each other by a lock on that folder itself (``flock`` on its descriptor), so that
+``swap`` compares and replaces in one step also between processes, a killed process frees its lock, and no lock file is
+left among the results. What a killed process leaves is at most a hidden file that nobody reads or lists.
 
 The guarantee needs a file system with ``flock`` and hard links that all writers share: local disks, not NFS.
 """
@@ -353,3 +354,18 @@ def _write_all(descriptor: int, data: bytes) -> None:
         rest = memoryview(data)
         while written < len(data):
             written += os.write(descriptor, rest[written:])
+
+
+def _lock(descriptor: int, path: str) -> None:
+    """Lock a folder against other writers. Raises StoreError when one holds it too long (a stopped process)."""
+    pause = 0.0005
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise StoreError(f"{path} has been locked by another process for {_LOCK_SECONDS:.0f} s") from error
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
