@@ -92,7 +92,8 @@ def facts(progress: Progress, rate: float) -> list[str]:
     if progress.retries:
         said.append(f"{progress.retries:,} retries")
     left = progress.expected - totals.settled
-    said.append(f"ETA {duration(left / rate)}" if rate > 0 else "ETA -")
+    if left > 0:
+        said.append(f"ETA {duration(left / rate)}" if rate > 0 else "ETA -")
     return said
 
 

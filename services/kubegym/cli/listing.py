@@ -90,7 +90,7 @@ def _name(node: Any) -> str:
 
 
 def _first_line(text: str | None) -> str:
-    return text.strip().partition("\n")[0] if text else ""
+    return text.strip().partition("\n")[0].replace("``", "") if text else ""
 
 
 def _metadata(manifest: Path) -> dict[str, Any]:

@@ -18,19 +18,24 @@ _EXAMPLES = 3
 _READ = 1 << 20  # bytes of the failures file that are looked at for examples
 
 
-async def show(result: RunResult, *, worked: bool, fresh: bool, retried: bool, as_json: bool) -> None:
+async def show(result: RunResult, *, seconds: float | None, fresh: bool, retried: bool, as_json: bool) -> None:
     """Print how a run ended: the result on stdout, what to do next on stderr.
 
     Args:
         result: how it ended.
-        worked: whether anything was left to do.
+        seconds: how long this process collected; None where nothing was left to do.
         fresh: whether ``--fresh`` was given.
         retried: whether it was a retry.
         as_json: the result as JSON.
     """
     manifest, summary = result.manifest, result.summary
     if as_json:
-        more = {"within_budget": result.within_budget, "resumed": result.resumed, "exit_code": result.exit_code}
+        more: dict[str, Any] = {
+            "within_budget": result.within_budget,
+            "resumed": result.resumed,
+            "exit_code": result.exit_code,
+        }
+        more["seconds"] = None if seconds is None else round(seconds, 3)
         interrupted = result.interrupted.name if result.interrupted else None
         print_json(
             result_json(
@@ -51,8 +56,11 @@ async def show(result: RunResult, *, worked: bool, fresh: bool, retried: bool, a
     if not as_json:
         print()
         print_table(*result_rows(summary.environments), sys.stdout)
+        if seconds is not None:
+            done = manifest.totals.settled - result.resumed
+            print(f"\n{done:,} rollouts in {seconds:.1f} seconds ({done / seconds:.1f}/s)", end="")
         print(f"\nfiles in {result.output}: {', '.join(summary.files)}", flush=True)
-    if not worked:
+    if seconds is None:
         say("this run was finished already" + ("" if retried else "; --fresh starts another"))
     for agent, trouble in summary.metric_errors.items():
         say(f"warning: the metrics of {agent} are not complete: {trouble}")

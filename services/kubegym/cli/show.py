@@ -232,7 +232,8 @@ def _print_briefs(rollouts: list[dict[str, Any]], as_json: bool) -> None:
         said = f"{failure['stage']} {failure['reason']}: {failure['message']}" if failure else rollout["answer"]
         shown = [rollout["rollout_id"], rollout["outcome"], rollout["stop_reason"] or "-", one_line(said, 100)]
         cells.append([shown[0], number(rollout["reward"]), *shown[1:]])
-    print_table(["rollout", "reward", "outcome", "stop reason", "failure"], cells, sys.stdout)
+    last = "failure" if any(rollout["failure"] for rollout in rollouts) else "answer"
+    print_table(["rollout", "reward", "outcome", "stop reason", last], cells, sys.stdout)
 
 
 def final_text(row: dict[str, Any]) -> str:

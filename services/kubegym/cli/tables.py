@@ -82,7 +82,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], stream: 
     console(stream).print(table)
 
 
-_TEXTUAL = frozenset({"failed", "description", "state", "stop reason", "outcome", "failure", "run", "place"})
+_TEXTUAL = frozenset({"failed", "description", "state", "stop reason", "outcome", "failure", "answer", "place"})
 
 
 def result_json(

@@ -101,10 +101,18 @@ def _is_manifest(target: str) -> bool:
 
 
 def _manifest_files(target: str) -> list[Path]:
+    """The manifests behind a target; none for what is no environment, which resolving it says better."""
+    from kubegym.core.errors import EnvironmentNotFound
+    from kubegym.local.resolve import MANIFEST, find_environment
+
     if _is_manifest(target):
         return [Path(target)]
-    found = Path(target) / "environment.yaml"
-    return [found] if found.is_file() else []
+    try:
+        _, folder = find_environment(target)
+    except EnvironmentNotFound:
+        return []
+    found = folder / MANIFEST if folder is not None else None
+    return [found] if found is not None and found.is_file() else []
 
 
 def _manifests(files: Iterable[Path], findings: Findings) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -86,6 +87,7 @@ class _Observed:
     def __init__(self, shown: RunDisplay, reports: Reports) -> None:
         self.shown = shown
         self.progress: Progress | None = None
+        self.began_at: float | None = None
         self._reports = reports
 
     def validating(self, rows: int) -> None:
@@ -95,6 +97,7 @@ class _Observed:
     def began(self, output: str, progress: Progress) -> None:
         """Pass it on; a restarted worker goes on with this output."""
         self.progress = progress
+        self.began_at = self.began_at or time.monotonic()
         self._reports.opened(output)
         self.shown.began(output, progress)
 
@@ -136,7 +139,7 @@ class _Session:
             return 0
         await result.show(
             ended,
-            worked=self._display.progress is not None,
+            seconds=None if self._display.began_at is None else time.monotonic() - self._display.began_at,
             fresh=request.fresh,
             retried=request.retry is not None,
             as_json=request.as_json,
