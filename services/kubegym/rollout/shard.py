@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import zstandard
 
@@ -34,6 +35,8 @@ from kubegym.rollout.holder import is_gone
 from kubegym.rollout.plan import ShardPlan
 from kubegym.storage.errors import Conflict
 from kubegym.storage.protocol import ObjectStore
+
+log = logging.getLogger("kubegym.rollout")
 
 T = TypeVar("T")
 _STORE_BACKOFF = Backoff(attempts=8, base=0.2, maximum=10.0)
@@ -113,6 +116,23 @@ def fresh_nonce() -> str:
     return uuid.uuid4().hex
 
 
+async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+    """Await the work to its end also when the awaiting task is cancelled meanwhile; the cancellation goes on then.
+
+    A stop cancels slots wherever they are. A write that was given up half-way may still take effect: its rows would
+    be gone from memory, and the next write of the head would look as if another worker had taken the shard.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.cancelled():
+            await asyncio.wait({task})
+            if (error := task.exception()) is not None:
+                log.warning("a write that a stop had to wait for failed: %s", error)
+        raise
+
+
 @dataclass(slots=True)
 class _Pending:
     """Results not yet durable."""
@@ -183,17 +203,26 @@ class OpenShard:
 
     async def raise_ceiling(self, ceiling: int) -> None:
         """Say, durably, that ordinals below ``ceiling`` may be in flight."""
+        await _uninterrupted(self._raise_ceiling(ceiling))
+
+    async def renew(self) -> None:
+        """Extend the lease."""
+        await _uninterrupted(self._renew())
+
+    async def flush(self) -> None:
+        """Make everything recorded so far durable."""
+        await _uninterrupted(self._flush())
+
+    async def _raise_ceiling(self, ceiling: int) -> None:
         async with self._lock:
             if ceiling > self._head.ceiling:
                 await self._commit(None, [], Totals(), ceiling)
 
-    async def renew(self) -> None:
-        """Extend the lease."""
+    async def _renew(self) -> None:
         async with self._lock:
             await self._commit(None, [], Totals())
 
-    async def flush(self) -> None:
-        """Make everything recorded so far durable."""
+    async def _flush(self) -> None:
         async with self._lock:
             if not self._pending.lines:
                 return
