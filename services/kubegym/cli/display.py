@@ -82,18 +82,23 @@ def failures_text(failures: dict[str, int], shown: int = 3) -> str:
     return f"{total} ({', '.join(names)})" if names else total
 
 
-def facts(progress: Progress, rate: float) -> list[str]:
-    """What is to be said about a run at work, most important first."""
-    totals = progress.totals
-    said = [f"{totals.settled:,}/{progress.expected:,} done", f"{rate:.1f} rollouts/s"]
-    said.append(f"mean reward {totals.reward / totals.scored:.3f}" if totals.scored else "mean reward -")
-    said.append(f"failed {failures_text(totals.failures)}")
-    said.append(f"{progress.in_flight:,} in flight")
-    if progress.retries:
-        said.append(f"{progress.retries:,} retries")
-    left = progress.expected - totals.settled
+def pace(progress: Progress, rate: float) -> list[str]:
+    """How far a run at work is, and how fast."""
+    settled = progress.totals.settled
+    said = [f"{settled:,}/{progress.expected:,} done", f"{rate:.1f} rollouts/s"]
+    left = progress.expected - settled
     if left > 0:
         said.append(f"ETA {duration(left / rate)}" if rate > 0 else "ETA -")
+    return said
+
+
+def outcome(progress: Progress) -> list[str]:
+    """What came out so far, and what is going on."""
+    totals = progress.totals
+    said = [f"mean reward {totals.reward / totals.scored:.3f}" if totals.scored else "mean reward -"]
+    said += [f"failed {failures_text(totals.failures)}", f"{progress.in_flight:,} in flight"]
+    if progress.retries:
+        said.append(f"{progress.retries:,} retries")
     return said
 
 
@@ -154,7 +159,7 @@ class PlainDisplay:
     def _state(self, now: float) -> None:
         assert self._progress is not None
         self._rate.add(self._progress.totals.settled, now)
-        self._say(", ".join(facts(self._progress, self._rate.value())))
+        self._say(", ".join(pace(self._progress, self._rate.value()) + outcome(self._progress)))
 
     def _say(self, line: str) -> None:
         if line != self._last:
@@ -216,6 +221,7 @@ class LiveDisplay:
         self._started = self._clock()
         self._rate = Rate(progress.totals.settled, self._started)
         self._note = ""
+        self.pulse()
         self._open().console.print(f"collecting into {output}", markup=False, highlight=False, soft_wrap=True)
 
     def pulse(self) -> None:
@@ -262,9 +268,10 @@ class LiveDisplay:
         progress = self._progress
         if progress is not None:
             bar = ProgressBar(total=max(1, progress.expected), completed=progress.totals.settled, width=24)
-            line = Text(" · ".join(facts(progress, self._rate.value())))
+            line = Text(" · ".join(pace(progress, self._rate.value())))
             line.append(f" · {duration(now - self._started)}", style="dim")
             grid.add_row(bar, line)
+            grid.add_row(Text(""), Text(" · ".join(outcome(progress))))
         if self._note:
             grid.add_row(Text(""), Text(self._note, style="dim"))
         return grid

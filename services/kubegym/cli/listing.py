@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,7 +26,11 @@ def list_(
     """List environments that `run` takes by name, or the runs below ./runs."""
 
     def work() -> int:
-        return _environments(as_json) if what is Listed.environments else asyncio.run(_runs(as_json))
+        if what is Listed.environments:
+            return _environments(as_json)
+        import asyncio
+
+        return asyncio.run(_runs(as_json))
 
     raise typer.Exit(guarded(work, as_json=as_json))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import re
 import sys
@@ -58,6 +57,8 @@ def show(
     """Show a run, finished or not: its table, a task, or a rollout turn by turn."""
 
     def work() -> int:
+        import asyncio
+
         if sum((what is not None, failed, lowest is not None)) > 1:
             raise InvalidSpec("give one of TASK or ROLLOUT, --failed and --lowest")
         address = None if what is None else parse_address(what)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kubegym.data.merge import EnvironmentSummary
+    from kubegym.rollout import Manifest
 
 WIDE = 200  # columns where nobody says how many there are: a pipe or a file
 
@@ -39,11 +40,9 @@ def pass_at_k(summary: EnvironmentSummary) -> str:
 
 
 def failed_cell(failed: Mapping[str, int]) -> str:
-    """The number of failed rollouts, and how many by each reason."""
-    if not failed:
-        return "0"
+    """The number of failed rollouts, and below it how many by each reason."""
     ordered = sorted(failed.items(), key=lambda item: (-item[1], item[0]))
-    return f"{sum(failed.values()):,}: " + ", ".join(f"{reason} {count:,}" for reason, count in ordered)
+    return "\n".join([f"{sum(failed.values()):,}", *(f"{reason} {count:,}" for reason, count in ordered)])
 
 
 def seconds_cell(summary: EnvironmentSummary) -> str:
@@ -56,7 +55,7 @@ def result_rows(summaries: Iterable[EnvironmentSummary]) -> tuple[list[str], lis
     summaries = list(summaries)
     unscored = any(summary.unscored for summary in summaries)
     headings = ["environment", "tasks", "rollouts", "scored", *(["unscored"] if unscored else []), "failed"]
-    headings += ["mean reward", "pass@1", "pass@k", "tokens in/out", "seconds/rollout"]
+    headings += ["mean reward", "pass@1", "pass@k", "tokens in/out", "s/rollout"]
     rows = []
     for summary in summaries:
         row = [summary.environment, f"{summary.tasks:,}", f"{summary.rollouts:,}", f"{summary.scored:,}"]
@@ -88,7 +87,7 @@ _TEXTUAL = frozenset({"failed", "description", "state", "stop reason", "outcome"
 def result_json(
     *,
     output: str,
-    manifest: Any,
+    manifest: Manifest,
     summaries: Sequence[EnvironmentSummary] | None,
     files: Sequence[str],
     **more: Any,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +65,8 @@ def validate(
     """
 
     def work() -> int:
+        import asyncio
+
         findings = asyncio.run(check(targets, dataset, ORACLE_ROWS if limit is None else limit))
         if as_json:
             valid = not findings.problems
@@ -198,6 +199,8 @@ async def _oracle(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, count
         reason = "is not asked" if part.runtime.has_oracle else "there is none"
         findings.checked.append(f"oracle of {entry.name}: {reason}")
         return
+    import asyncio
+
     from kubegym.testing import play
 
     rows = await dataset.read(0, min(count, dataset.rows))
