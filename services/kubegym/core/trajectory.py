@@ -25,7 +25,7 @@ RESERVED_FIELDS = frozenset(
 """Names at the top level of a row that a verdict's fields may not take (besides ``_ng_*`` and ``ng_*``)."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rollout:
     """A finished conversation, as a verifier sees it.
 

@@ -109,7 +109,7 @@ class RunSpec:
         output: folder or URL; None for the default folder.
         output_endpoint, output_region: of an S3-compatible store.
         concurrency, flush_seconds, flush_bytes: pace.
-        tasks_per_shard: size of a shard.
+        tasks_per_shard: size of a new run's shards; larger than a Job's, as one worker shares with nobody.
         max_attempts, max_failed_fraction: the failure policy.
         materialized_inputs: also write ``rollouts_materialized_inputs.jsonl``.
     """
@@ -120,7 +120,7 @@ class RunSpec:
     output_endpoint: str | None = None
     output_region: str | None = None
     concurrency: int = 32
-    tasks_per_shard: int = 32
+    tasks_per_shard: int = 128
     flush_seconds: float | None = None
     flush_bytes: int = 8 << 20
     max_attempts: int = 3

@@ -93,12 +93,13 @@ async def open_plan(store: ObjectStore, draft: Draft, clock: Clock) -> Opened:
             if manifest is None:
                 return Opened(stored, fresh=False)
             try:
-                grown = grown_segments(stored.segments, draft.wanted, draft.tasks_per_shard)
+                grown = grown_segments(stored.segments, draft.wanted, stored.tasks_per_shard)
             except ValueError as error:
                 raise PlanConflict(store.url, {"size": ("the stored run", str(error))}) from error
             if grown is None:
                 return Opened(stored, fresh=False, manifest=manifest)
             plan = draft.plan(stored.run_id, stored.generation + 1, grown, clock.time())
+            plan = replace(plan, tasks_per_shard=stored.tasks_per_shard)
         if await _create_plan(store, plan):
             return Opened(plan, fresh=plan.generation == 1)
 

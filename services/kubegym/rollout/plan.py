@@ -140,7 +140,6 @@ class Plan:
         return {
             "environments": {entry["name"]: entry for entry in self.environments},
             "settings": self.settings,
-            "tasks_per_shard": self.tasks_per_shard,
         }
 
     @cached_property
