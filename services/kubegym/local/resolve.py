@@ -23,7 +23,7 @@ from kubegym.core.spec import (
     load_manifests,
     models_for,
 )
-from kubegym.local.runspec import DatasetRef, Entry, ModelRef, RunSpec
+from kubegym.local.runspec import LOCAL_TASKS_PER_SHARD, DatasetRef, Entry, ModelRef, RunSpec
 from kubegym.local.tasks import BUNDLED
 from kubegym.resources.loader import APP, available_environments
 
@@ -189,7 +189,6 @@ def _of_job(job: RolloutJob, entries: list[Entry], honour_output: bool) -> RunSp
     output = spec.output
     place = output.uri if honour_output else None
     flush = output.flush
-    sharding = {"tasks_per_shard": spec.sharding.tasks_per_shard} if "sharding" in spec.model_fields_set else {}
     return RunSpec(
         name=job.name,
         entries=tuple(entries),
@@ -197,7 +196,7 @@ def _of_job(job: RolloutJob, entries: list[Entry], honour_output: bool) -> RunSp
         output_endpoint=output.endpoint if place else None,
         output_region=output.region if place else None,
         concurrency=spec.concurrency,
-        **sharding,
+        tasks_per_shard=spec.sharding.tasks_per_shard if "sharding" in spec.model_fields_set else LOCAL_TASKS_PER_SHARD,
         flush_seconds=float(flush.seconds) if flush.seconds is not None else None,
         flush_bytes=flush.megabytes << 20,
         max_attempts=spec.failure_policy.max_rollout_attempts,

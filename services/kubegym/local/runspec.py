@@ -14,6 +14,11 @@ from typing import Any, Literal
 from kubegym.core.ids import canonical_json, digest
 
 
+LOCAL_TASKS_PER_SHARD = 128
+"""Tasks in a shard of a run on one machine, four times a Job's default: the one worker shares with nobody, and a
+shard of short rollouts costs as much as ten of them."""
+
+
 @dataclass(frozen=True)
 class ModelRef:
     """A model by how it is reached.
@@ -120,7 +125,7 @@ class RunSpec:
     output_endpoint: str | None = None
     output_region: str | None = None
     concurrency: int = 32
-    tasks_per_shard: int = 128
+    tasks_per_shard: int = LOCAL_TASKS_PER_SHARD
     flush_seconds: float | None = None
     flush_bytes: int = 8 << 20
     max_attempts: int = 3
