@@ -15,14 +15,25 @@ SCHEMA = 1
 
 AGENT_TYPE = "responses_api_agents"
 
+_RESULTS = (
+    "kubegym",
+    "reward_components",
+    "mask_sample",
+    "_ng_attempt_index",
+    "_ng_failure_class",
+    "_ng_failure_terminal",
+)
+
 
 def build_row(assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, run_id: str) -> dict[str, Any]:
     """The row of one attempt.
 
     Unknown fields of the input are echoed, the verdict's fields win over them, and the reward is null unless a
-    verifier gave it.
+    verifier gave it. The ``kubegym`` object comes last, where readers look for it.
     """
     row = dict(assignment.row)
+    for name in _RESULTS:  # of an earlier run whose rows are this one's input: they say nothing of this attempt
+        row.pop(name, None)
     row["responses_create_params"] = attempt.params or row.get("responses_create_params", {})
     row["response"] = attempt.response
     row["reward"] = attempt.reward

@@ -232,12 +232,12 @@ def judge_claim(head: Head | None, generation: int, holder: Holder, now: float, 
         gone: whether the head's holder is known to be dead (process gone, job ended).
 
     Returns:
-        ``take``; ``done`` (this generation is committed); ``held`` (by a live worker of the same holder);
-        ``in_use`` (by another live holder).
+        ``take``; ``done`` (this generation is committed, as it must be before a later one begins); ``held`` (by a live
+        worker of the same holder); ``in_use`` (by another live holder).
     """
     if head is None:
         return "take"
-    if head.generation >= generation and head.state == "Committed":
+    if head.generation > generation or (head.generation == generation and head.state == "Committed"):
         return "done"
     if head.state != "Claimed" or gone or now >= head.lease_expires:
         return "take"

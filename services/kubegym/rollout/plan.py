@@ -329,7 +329,8 @@ def _append(
 
 def require_same(stored: Plan, asked: Plan, output: str) -> None:
     """Raise PlanConflict, naming the fields, unless both plans collect the same things (growth aside)."""
-    differences = dict(_differences(stored.content, asked.content, ""))
+    content = Plan.from_json(asked.to_json()).content  # in JSON's words, as the stored one: a tuple is a list there
+    differences = dict(_differences(stored.content, content, ""))
     if differences:
         raise PlanConflict(output, differences)
 

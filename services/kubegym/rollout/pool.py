@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +92,18 @@ def interleave(plan: Plan, weights: dict[str, float], start: float = 0.0) -> Ite
             del left[name]
 
 
+async def _kept(claiming: Coroutine[Any, Any, OpenShard | None]) -> OpenShard | None:
+    """What is claimed. A claim that a stop falls into is made and given back: nobody else would know of it."""
+    task = asyncio.ensure_future(claiming)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None and (shard := task.result()) is not None:
+            await shard.release()
+        raise
+
+
 class PlanPool:
     """Claims the shards of a plan.
 
@@ -129,19 +142,28 @@ class PlanPool:
         for shard_plan in self._order:
             if self._skip and self._skip(shard_plan.index):
                 continue
-            shard = await claim_shard(
-                self._access,
-                shard_plan,
-                run_id=self._plan.run_id,
-                generation=self._plan.generation,
-                ceiling=min(shard_plan.size, self._step),
-                expect_absent=self._fresh,
-                retried=self._retried,
+            shard = await _kept(
+                claim_shard(
+                    self._access,
+                    shard_plan,
+                    run_id=self._plan.run_id,
+                    generation=self._plan.generation,
+                    ceiling=min(shard_plan.size, self._step),
+                    expect_absent=self._fresh,
+                    retried=self._retried,
+                )
             )
             if shard is not None:
-                tasks = await self._source.tasks(shard_plan.environment, shard_plan.first_row, shard_plan.tasks)
-                return Workload(shard, tasks, self._plan.run_id)
+                return Workload(shard, await self._rows(shard), self._plan.run_id)
         return None
+
+    async def _rows(self, shard: OpenShard) -> list[TaskRow]:
+        plan = shard.plan
+        try:
+            return await self._source.tasks(plan.environment, plan.first_row, plan.tasks)
+        except BaseException:
+            await shard.release()  # nobody else knows that it is ours
+            raise
 
     def _retried(self, shard: ShardPlan) -> dict[str, int]:
         if shard.retries is None:
@@ -190,9 +212,12 @@ class StreamPool:
             return None
         index = self.next_index
         plan = ShardPlan(index, self._environment, index, 1, index, (0, self._rollouts))
-        shard = await claim_shard(
-            self._access, plan, run_id=self._run_id, generation=1, ceiling=plan.size, expect_absent=True
+        shard = await _kept(
+            claim_shard(self._access, plan, run_id=self._run_id, generation=1, ceiling=plan.size, expect_absent=True)
         )
+        if shard is not None and shard.head.parts:  # numbered by another, who has let go of it since
+            await shard.release()
+            shard = None
         if shard is None:
             raise OutputInUse(f"{self._access.store.url}: another process collects into this stream")
         self.next_index += 1

@@ -52,7 +52,7 @@ class Scheduler:
                 work = self._ready.popleft()
                 shard, ordinal = work[0].shard, work[1]
                 if ordinal >= shard.head.ceiling:
-                    await shard.raise_ceiling(min(shard.head.size, ordinal + self._step))
+                    await shard.raise_ceiling(ordinal, self._step)
                 return work
             if self._ended:
                 return None

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import zstandard
 
 from kubegym.core.clock import Clock
-from kubegym.core.errors import OutputInUse, StoreError
+from kubegym.core.errors import OutputInUse, PlanConflict, StoreError
 from kubegym.core.protocols import Attempt
 from kubegym.core.retry import Backoff
 from kubegym.rollout.errors import Fenced
@@ -116,7 +116,7 @@ def fresh_nonce() -> str:
     return uuid.uuid4().hex
 
 
-async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:
+async def _uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Await the work to its end also when the awaiting task is cancelled meanwhile; the cancellation goes on then.
 
     A stop cancels slots wherever they are. A write that was given up half-way may still take effect: its rows would
@@ -124,7 +124,7 @@ async def _uninterrupted(work: Coroutine[Any, Any, None]) -> None:
     """
     task = asyncio.ensure_future(work)
     try:
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
     except asyncio.CancelledError:
         if not task.cancelled():
             await asyncio.wait({task})
@@ -142,6 +142,16 @@ class _Pending:
     settled: list[int] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     since: float = 0.0
+
+    def before(self, later: _Pending) -> _Pending:
+        """These and, behind them, later ones."""
+        return _Pending(
+            self.lines + later.lines,
+            self.size + later.size,
+            self.settled + later.settled,
+            self.totals + later.totals,
+            self.since,
+        )
 
 
 class OpenShard:
@@ -201,9 +211,9 @@ class OpenShard:
             self._left -= 1
         pending.totals.count(attempt, final)
 
-    async def raise_ceiling(self, ceiling: int) -> None:
-        """Say, durably, that ordinals below ``ceiling`` may be in flight."""
-        await _uninterrupted(self._raise_ceiling(ceiling))
+    async def raise_ceiling(self, ordinal: int, step: int) -> None:
+        """Say, durably, that ``ordinal`` may be in flight, and so many after it."""
+        await _uninterrupted(self._raise_ceiling(ordinal, step))
 
     async def renew(self) -> None:
         """Extend the lease."""
@@ -213,14 +223,15 @@ class OpenShard:
         """Make everything recorded so far durable."""
         await _uninterrupted(self._flush())
 
-    async def _raise_ceiling(self, ceiling: int) -> None:
+    async def _raise_ceiling(self, ordinal: int, step: int) -> None:
         async with self._lock:
-            if ceiling > self._head.ceiling:
-                await self._commit(None, [], Totals(), ceiling)
+            if ordinal >= self._head.ceiling:  # else another slot's write, waited for just now, covers it
+                await self._commit(None, [], Totals(), min(self._head.size, ordinal + step))
 
     async def _renew(self) -> None:
         async with self._lock:
-            await self._commit(None, [], Totals())
+            if self._head.state == "Claimed":  # else the flush waited for was the last
+                await self._commit(None, [], Totals())
 
     async def _flush(self) -> None:
         async with self._lock:
@@ -230,7 +241,11 @@ class OpenShard:
             body = self._access.compress(b"".join(batch.lines))
             key = part_key(self.plan.index, self._head.epoch, self._part_number)
             self._part_number += 1
-            await self._access.retrying(lambda: self._access.store.put(key, body))
+            try:
+                await self._access.retrying(lambda: self._access.store.put(key, body))
+            except BaseException:
+                self._pending = batch.before(self._pending)  # nothing names the part: whoever flushes next tries again
+                raise
             part = Part(key, len(batch.lines), len(body), hashlib.sha256(body).hexdigest(), self._head.generation)
             await self._commit(part, batch.settled, batch.totals)
 
@@ -257,6 +272,12 @@ class OpenShard:
         self._head = head
 
 
+def require_own(head: Head, run_id: str, output: str) -> None:
+    """Raise PlanConflict if a head is left over from another run: its parts must not count as this run's."""
+    if head.run_id != run_id:
+        raise PlanConflict(output, {f"run_id of {head_key(head.shard)}": (head.run_id, run_id)})
+
+
 async def claim_shard(
     access: StoreAccess,
     plan: ShardPlan,
@@ -280,6 +301,7 @@ async def claim_shard(
 
     Raises:
         OutputInUse: another live holder has it.
+        PlanConflict: the head belongs to another run, whose plan is gone.
         StoreError: the store stayed unreachable.
     """
     head: Head | None = None
@@ -289,6 +311,8 @@ async def claim_shard(
             stored = await access.retrying(lambda: access.store.get(head_key(plan.index)))
             head, etag = (Head.from_json(stored.data), stored.etag) if stored else (None, None)
         expect_absent = False
+        if head is not None:
+            require_own(head, run_id, access.store.url)
         gone = head is not None and is_gone(head.holder)
         judgement = judge_claim(head, generation, access.holder, access.clock.time(), gone)
         if judgement == "in_use" and head is not None:
