@@ -93,8 +93,9 @@ async def _show(place: str, address: Address | None, failed: bool, lowest: int |
 async def _show_run(run: StoredRun, place: str, as_json: bool) -> None:
     from kubegym.cli.tables import result_json
 
-    summaries, tasks = await _summaries(run)
+    summaries, tasks = await _summaries(run, keep=None if as_json else SHOWN_TASKS)
     if as_json:
+        tasks.sort(key=lambda task: int(task["task"]))
         print_json(result_json(output=place, manifest=run.manifest, summaries=summaries, files=(), tasks=tasks))
         return
     from kubegym.cli.tables import print_table, result_rows
@@ -104,14 +105,13 @@ async def _show_run(run: StoredRun, place: str, as_json: bool) -> None:
     if summaries:
         print()
         print_table(*result_rows(summaries), sys.stdout)
-    shown = sorted(tasks, key=_worst_first)[:SHOWN_TASKS]
-    if shown:
-        more = f" (the {SHOWN_TASKS} of lowest mean reward, of {len(tasks):,})" if len(tasks) > len(shown) else ""
-        print(f"\ntasks{more}")
-        several = len({task["environment"] for task in tasks}) > 1
+    if tasks:
+        count = sum(summary.tasks for summary in summaries)
+        print(f"\ntasks, {len(tasks)} of {count:,}, the lowest mean reward first")
+        several = len(summaries) > 1
         headings = ["task", *(["environment"] if several else []), "rollouts", "scored", "failed", "mean reward"]
-        print_table(headings, [_task_cells(task, several) for task in shown], sys.stdout)
-    print(f"\nkubegym show {place} {shown[0]['task'] if shown else 'TASK'}    one task, and its rollouts")
+        print_table(headings, [_task_cells(task, several) for task in tasks], sys.stdout)
+    print(f"\nkubegym show {place} {tasks[0]['task'] if tasks else 'TASK'}    one task, and its rollouts")
     if manifest.totals.failed:
         print(f"kubegym show {place} --failed    what failed, and why")
 
@@ -136,29 +136,35 @@ def _task_cells(task: dict[str, Any], several: bool) -> list[str]:
     return [*cells, str(task["rollouts"]), str(task["scored"]), str(task["failed"]), number(task["mean_reward"])]
 
 
-async def _summaries(run: StoredRun) -> tuple[list[EnvironmentSummary], list[dict[str, Any]]]:
-    """The table's lines from the rows, and a small record of every task."""
+async def _summaries(run: StoredRun, keep: int | None) -> tuple[list[EnvironmentSummary], list[dict[str, Any]]]:
+    """The table's lines from the rows, and a small record of tasks: all, or the ``keep`` of lowest mean reward."""
     from kubegym.data.merge import EnvironmentTally
 
     tallies: dict[str, EnvironmentTally] = {}
     tasks: list[dict[str, Any]] = []
     async for rows in _tasks(run):
-        ours = rows[0]["kubegym"]
-        name = ours["environment"]["name"]
-        tallies.setdefault(name, EnvironmentTally()).add_task(rows)
-        rewards = [row["reward"] for row in rows if row["kubegym"]["outcome"] == "scored"]
-        tasks.append(
-            {
-                "task": ours["task_index"],
-                "task_id": ours["task_id"],
-                "environment": name,
-                "rollouts": len(rows),
-                "scored": len(rewards),
-                "failed": sum(row["kubegym"]["outcome"] == "failed" for row in rows),
-                "mean_reward": sum(rewards) / len(rewards) if rewards else None,
-            }
-        )
+        task = _task(rows)
+        tallies.setdefault(task["environment"], EnvironmentTally()).add_task(rows)
+        tasks.append(task)
+        if keep is not None and len(tasks) > 64 * keep:
+            tasks = heapq.nsmallest(keep, tasks, key=_worst_first)
+    if keep is not None:
+        tasks = heapq.nsmallest(keep, tasks, key=_worst_first)
     return [tally.summary(name) for name, tally in tallies.items()], tasks
+
+
+def _task(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    ours = rows[0]["kubegym"]
+    rewards = [row["reward"] for row in rows if row["kubegym"]["outcome"] == "scored"]
+    return {
+        "task": ours["task_index"],
+        "task_id": ours["task_id"],
+        "environment": ours["environment"]["name"],
+        "rollouts": len(rows),
+        "scored": len(rewards),
+        "failed": sum(row["kubegym"]["outcome"] == "failed" for row in rows),
+        "mean_reward": sum(rewards) / len(rewards) if rewards else None,
+    }
 
 
 async def _tasks(run: StoredRun) -> AsyncIterator[list[dict[str, Any]]]:

@@ -195,9 +195,16 @@ async def _oracle(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, count
     import orjson
 
     part = episodes.parts[entry.name]
-    if not part.runtime.has_oracle or count == 0:
-        reason = "is not asked" if part.runtime.has_oracle else "there is none"
-        findings.checked.append(f"oracle of {entry.name}: {reason}")
+    others = sorted(role for role in entry.models if role != "policy")
+    skipped = None
+    if not part.runtime.has_oracle:
+        skipped = "there is none"
+    elif others:
+        skipped = f"not played, the environment asks models of its own ({', '.join(others)})"
+    elif count == 0:
+        skipped = "not played"
+    if skipped is not None:
+        findings.checked.append(f"oracle of {entry.name}: {skipped}")
         return
     import asyncio
 

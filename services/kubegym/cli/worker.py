@@ -17,7 +17,7 @@ from kubegym.cli import logs
 from kubegym.cli.display import RunDisplay, display_for
 from kubegym.cli.errors import guarded
 from kubegym.cli.locate import locate
-from kubegym.core.errors import InputError
+from kubegym.core.errors import InputError, RunFailed
 from kubegym.local.supervise import STOPPING, Reports, Signals
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ class _Session:
         self._stopped: signal.Signals | None = None
 
     async def run(self) -> int:
+        """Collect, and show how it ended; the exit code."""
         from kubegym.cli import result
 
         request = self._request
@@ -130,6 +131,10 @@ class _Session:
         self._listen(task)
         try:
             ended = await task
+        except RunFailed as error:
+            place = self._reports.output
+            hint = f"\n  what is finished is saved; why:  kubegym show {place} --failed" if place else ""
+            raise RunFailed(f"{error.message}{hint}", reason=error.reason) from error
         except asyncio.CancelledError:
             if self._stopped is None:
                 raise
