@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from kubegym.core.ids import canonical_json, digest
 
-
 LOCAL_TASKS_PER_SHARD = 128
 """Tasks in a shard of a run on one machine, four times a Job's default: the one worker shares with nobody, and a
 shard of short rollouts costs as much as ten of them."""

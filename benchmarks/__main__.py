@@ -1,0 +1,51 @@
+"""Run the benchmarks and print the table.
+
+usage: python -m benchmarks [NAME...] [--quick]      (names: see BENCHMARKS)
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+
+from benchmarks.figures import Figure, in_child, table
+
+BENCHMARKS = {
+    "single-step": (
+        ("rollouts", "mcqa", "20000", "16", "128", "1024"),
+        ("rollouts", "mcqa", "4000", "16", "128", "1024"),
+    ),
+    "tool": (
+        ("rollouts", "example_session_state", "10000", "16", "128", "1024"),
+        ("rollouts", "example_session_state", "2000", "16", "128"),
+    ),
+    "in-flight-1024": (("memory", "in-flight", "1024"), ("memory", "in-flight", "1024")),
+    "in-flight-10000": (("memory", "in-flight", "10000"), ("memory", "in-flight", "10000")),
+    "start": (("start",), ("start",)),
+    "slots": (("slots", "4000"), ("slots", "1000")),
+    "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
+}
+
+
+def main() -> None:
+    """Each benchmark in a process of its own, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="smaller sizes, for a first look")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark is called {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    figures: list[Figure] = []
+    for name in options.names or BENCHMARKS:
+        full, quick = BENCHMARKS[name]
+        arguments = quick if options.quick else full
+        print(f"{name}: python -m benchmarks.{' '.join(arguments)}", flush=True)
+        figures += in_child(*arguments)
+    load = os.getloadavg()[0]
+    print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores, load {load:.1f}\n\n{table(figures)}")
+
+
+if __name__ == "__main__":
+    main()
