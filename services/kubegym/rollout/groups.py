@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -77,11 +78,21 @@ class GroupAssembly:
         self._members: dict[int, list[Member]] = {}
         self._rows: dict[str, dict[str, Any]] = {}
 
-    def expect(self, workload: Workload) -> None:
-        """Count, for a shard just claimed, how many rollouts each task still lacks."""
-        for ordinal in workload.shard.head.remaining():
-            task = workload.shard.plan.planned(ordinal).task_index
-            self._missing[task] = self._missing.get(task, 0) + 1
+    def expect(self, workload: Workload, wanted: Callable[[str], bool]) -> None:
+        """Count, for a shard just claimed, how many rollouts each task still lacks.
+
+        Args:
+            workload: the shard.
+            wanted: whether groups of an entry are put together; a row may go to another entry than its dataset's.
+        """
+        shard, tasks = workload.shard, workload.tasks
+        chosen = {entry for entry in {task.environment for task in tasks} if wanted(entry)}
+        if not chosen:
+            return
+        for ordinal in shard.head.remaining():
+            task = shard.plan.planned(ordinal).task_index
+            if tasks[task - shard.plan.first_task].environment in chosen:
+                self._missing[task] = self._missing.get(task, 0) + 1
 
     def add(self, member: Member) -> list[Member] | None:
         """Take a finished member; the whole group, by rollout index, when it was the last one."""

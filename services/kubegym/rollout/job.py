@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.clock import Clock
-from kubegym.core.errors import OutputInUse, PlanConflict
+from kubegym.core.errors import OutputInUse, PlanConflict, StoreError
 from kubegym.core.ids import new_run_id
 from kubegym.core.protocols import Episodes
 from kubegym.rollout.errors import IncompleteRun
@@ -31,7 +31,7 @@ from kubegym.rollout.plan import (
 )
 from kubegym.rollout.pool import PlanPool, TaskSource
 from kubegym.rollout.reader import StoredRun, newest_plan, plan_heads, read_run
-from kubegym.rollout.shard import StoreAccess
+from kubegym.rollout.shard import StoreAccess, require_own
 from kubegym.rollout.worker import Progress, Worker, WorkerSettings
 from kubegym.storage.errors import Conflict
 from kubegym.storage.protocol import ObjectStore
@@ -215,19 +215,16 @@ class BatchRun:
         """Work until nothing is left; the manifest, complete or not.
 
         Raises:
-            FailureBudgetExceeded, OutputInUse, Fenced, StoreError: as ``Worker.run``. An incomplete manifest is
-            left in every case where the store still answers.
+            FailureBudgetExceeded, OutputInUse, PlanConflict, Fenced, StoreError: as ``Worker.run``. A manifest,
+                mostly an incomplete one, is left in every case where the store still answers.
         """
         if self._opened.manifest is not None:
             self._resume_from(self._opened.manifest.totals)
             return self._opened.manifest
         store, plan = self._access.store, self.plan
         heads = {} if self._opened.fresh else await plan_heads(store, plan.shards)
-        self._refuse_foreign(heads)
+        done = self._done(heads)
         self._resume_from(_totals(heads, plan))
-        done = {
-            index for index, head in heads.items() if head.generation >= plan.generation and head.state == "Committed"
-        }
         self._worker = Worker(
             PlanPool(
                 self._access,
@@ -249,26 +246,43 @@ class BatchRun:
         try:
             if not self._stopped:
                 await self._worker.run()
-        finally:
-            manifest = build_manifest(plan, await plan_heads(store, plan.shards), self._access.clock.time())
-            if not manifest.complete:
-                await write_incomplete(store, manifest)
-        return await finalise(store, manifest) if manifest.complete else manifest
+        except BaseException as error:
+            try:
+                await self._manifest()
+            except StoreError as trouble:
+                log.warning("after %r no manifest could be left: %s", error, trouble)
+            raise
+        return await self._access.retrying(self._manifest)
+
+    async def _manifest(self) -> Manifest:
+        """Leave the manifest of what is committed. May be done again."""
+        store, plan = self._access.store, self.plan
+        manifest = build_manifest(plan, await plan_heads(store, plan.shards), self._access.clock.time())
+        if manifest.complete:
+            return await finalise(store, manifest)
+        await write_incomplete(store, manifest)
+        return manifest
 
     def _resume_from(self, totals: Totals) -> None:
         self.progress.expected = self.plan.planned
         self.progress.totals = self.progress.totals + totals
         self.progress.resumed = totals.settled
 
-    def _refuse_foreign(self, heads: dict[int, Head]) -> None:
-        """Say at once, not at the first shard, that somebody else works here."""
+    def _done(self, heads: dict[int, Head]) -> set[int]:
+        """Shards with nothing left to do. Says at once, not at the first claim, that somebody else works here."""
         access = self._access
-        for head in heads.values():
+        done: set[int] = set()
+        for index, head in heads.items():
+            require_own(head, self.plan.run_id, access.store.url)
             gone = is_gone(head.holder)
-            if judge_claim(head, self.plan.generation, access.holder, access.clock.time(), gone) == "in_use":
+            judgement = judge_claim(head, self.plan.generation, access.holder, access.clock.time(), gone)
+            if judgement == "in_use":
                 raise OutputInUse(
                     f"{access.store.url} is in use by {head.holder.id}. Wait for it to end, or use another output."
                 )
+            if judgement == "done":
+                done.add(index)
+        return done
 
 
 def _totals(heads: dict[int, Head], plan: Plan) -> Totals:

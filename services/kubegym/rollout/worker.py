@@ -9,9 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from kubegym.core.errors import VerifierError
+from kubegym.core.errors import AgentError, VerifierError
 from kubegym.core.ids import rollout_id
-from kubegym.core.protocols import Assignment, Attempt, Episodes
+from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, Episodes
 from kubegym.core.retry import Backoff
 from kubegym.core.rows import build_row, encode_row
 from kubegym.rollout.errors import FailureBudgetExceeded
@@ -141,10 +141,10 @@ class Worker:
             await self._until_done(self._run_slots(), ticker)
             if self._suspects and self._quarantine and not self._stopped and not self._budget_spent():
                 await self._until_done(self._run_suspects(self._quarantine), ticker)
-        finally:
-            ticker.cancel()
-            await asyncio.gather(ticker, return_exceptions=True)
-            await self._release()
+        except BaseException as error:
+            await self._release(ticker, after=error)
+            raise
+        await self._release(ticker)
         if self._budget_spent():
             totals = self.progress.totals
             raise FailureBudgetExceeded(
@@ -196,11 +196,14 @@ class Worker:
 
     def _opened(self, workload: Workload) -> list[int]:
         self._open[workload.shard.plan.index] = workload
-        if self._on_group is not None or self._episodes.verifies_groups(workload.shard.plan.environment):
-            self._groups.expect(workload)
+        self._groups.expect(workload, self._assembles)
         suspected = set(workload.shard.suspects) if self._quarantine else set()
         self._suspects += [(workload, ordinal) for ordinal in sorted(suspected)]
         return [ordinal for ordinal in workload.shard.head.remaining() if ordinal not in suspected]
+
+    def _assembles(self, environment: str) -> bool:
+        """Whether rollouts of an entry wait for their group."""
+        return self._on_group is not None or self._episodes.verifies_groups(environment)
 
     async def _finish(self, work: Work, runner: Runner) -> None:
         """Run a rollout to its result and take it."""
@@ -275,16 +278,7 @@ class Worker:
     def _write(
         self, workload: Workload, ordinal: int, assignment: Assignment, attempt: Attempt, *, final: bool
     ) -> dict[str, Any]:
-        info = self._episodes.info(assignment.environment)
-        row = build_row(assignment, attempt, info, self._run_id)
-        try:
-            line = encode_row(row)
-        except TypeError as error:
-            trouble = VerifierError(f"the row cannot be written as JSON: {error}", reason="VerifierInvalidVerdict")
-            attempt.outcome, attempt.reward, attempt.failure = "failed", None, trouble.failure(assignment.attempt)
-            attempt.fields, attempt.components = {}, {}
-            row = build_row(assignment, attempt, info, self._run_id)
-            line = encode_row(row)
+        row, line = _written(assignment, attempt, self._episodes.info(assignment.environment), self._run_id)
         workload.shard.record(ordinal, line, attempt, final=final, now=asyncio.get_running_loop().time())
         self.progress.totals.count(attempt, final)
         self._metrics.finished(attempt, final)
@@ -293,7 +287,8 @@ class Worker:
     def _budget_spent(self) -> bool:
         settings = self._settings
         allowed = settings.max_failed_fraction * self.progress.expected
-        return self._failures >= settings.min_failures and self.progress.totals.failed > allowed > 0
+        known = self.progress.expected > 0  # of a stream nobody knows how much is to come
+        return known and self._failures >= settings.min_failures and self.progress.totals.failed > allowed
 
     async def _close(self, workload: Workload) -> None:
         """The last result of a shard: commit it and let it go."""
@@ -318,15 +313,41 @@ class Worker:
                 elif workload.shard.needs_renewal():
                     await workload.shard.renew()
 
-    async def _release(self) -> None:
-        """Flush and give back every shard. The first error is raised after all were tried."""
+    async def _release(self, ticker: asyncio.Task[None], after: BaseException | None = None) -> None:
+        """Flush and give back every shard. The first error is raised after all were tried, unless it came after one."""
+        ticker.cancel()
+        await asyncio.gather(ticker, return_exceptions=True)
         self._slots = []
         shards = [workload.shard for workload in self._open.values()]
         self._open.clear()
         results = await asyncio.gather(*(shard.release() for shard in shards), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
-                raise result
+                if after is None:
+                    raise result
+                log.warning("after %r a shard could not be given back: %r", after, result)
+
+
+def _written(
+    assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, run_id: str
+) -> tuple[dict[str, Any], bytes]:
+    """The row of an attempt and its line. What JSON has no word for fails this attempt alone, and is left out."""
+    row = build_row(assignment, attempt, info, run_id)
+    try:
+        return row, encode_row(row)
+    except TypeError as error:
+        verdict = VerifierError(f"the row cannot be written as JSON: {error}", reason="VerifierInvalidVerdict")
+    attempt.outcome, attempt.reward, attempt.failure = "failed", None, verdict.failure(assignment.attempt)
+    attempt.fields, attempt.components = {}, {}
+    row = build_row(assignment, attempt, info, run_id)
+    try:
+        return row, encode_row(row)
+    except TypeError as error:  # a lone surrogate in a tool's output
+        said = AgentError(f"the conversation cannot be written as JSON: {error}", reason="InvalidText")
+    attempt.failure = said.failure(assignment.attempt)
+    attempt.response, attempt.params, attempt.turns = None, {}, []
+    row = build_row(assignment, attempt, info, run_id)
+    return row, encode_row(row)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
