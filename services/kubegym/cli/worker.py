@@ -87,7 +87,8 @@ class _Observed:
     def __init__(self, shown: RunDisplay, reports: Reports) -> None:
         self.shown = shown
         self.progress: Progress | None = None
-        self.began_at: float | None = None
+        self.seconds: float | None = None
+        self._began = 0.0
         self._reports = reports
 
     def validating(self, rows: int) -> None:
@@ -97,7 +98,7 @@ class _Observed:
     def began(self, output: str, progress: Progress) -> None:
         """Pass it on; a restarted worker goes on with this output."""
         self.progress = progress
-        self.began_at = self.began_at or time.monotonic()
+        self._began = self._began or time.monotonic()
         self._reports.opened(output)
         self.shown.began(output, progress)
 
@@ -110,6 +111,11 @@ class _Observed:
         if self.progress is not None:
             self._reports.progress(self.progress.totals.settled)
         self.shown.pulse()
+
+    def ended(self) -> None:
+        """The run is over; stop the clock."""
+        if self.progress is not None:
+            self.seconds = time.monotonic() - self._began
 
 
 class _Session:
@@ -144,7 +150,7 @@ class _Session:
             return 0
         await result.show(
             ended,
-            seconds=None if self._display.began_at is None else time.monotonic() - self._display.began_at,
+            seconds=self._display.seconds,
             fresh=request.fresh,
             retried=request.retry is not None,
             as_json=request.as_json,
@@ -193,7 +199,9 @@ class _Session:
         gc.collect()
         gc.freeze()  # what is loaded by now stays; collections need not look at it again
         async with _served(metrics, request.metrics_port), self._shown():
-            return await self._run.run()
+            ended = await self._run.run()
+            self._display.ended()
+            return ended
 
     async def _prepared(self) -> tuple[RunSpec | None, tuple[str, ...] | None]:
         from kubegym.local.resolve import RunFlags, resolve
