@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from kubegym.agent.attempt import AgentSettings, run_attempt
+from kubegym.agent import TRUNCATED, AgentSettings, apply_verdict, run_attempt
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient
@@ -85,20 +85,18 @@ class LocalEpisodes:
 
     async def verify_group(self, environment: str, group: list[tuple[Assignment, Attempt]]) -> None:
         """Let the environment give verdicts over a whole group; failed attempts are not part of it."""
-        judged = [(assignment, attempt) for assignment, attempt in group if attempt.failure is None]
+        part = self.parts[environment]
+        skip = TRUNCATED if part.settings.on_truncated == "Skip" else frozenset()
+        judged = [pair for pair in group if pair[1].failure is None and pair[1].stop_reason not in skip]
         if not judged:
             return
         try:
-            verdicts = await self.parts[environment].runtime.verify_group([_rollout(*pair) for pair in judged])
+            verdicts = await part.runtime.verify_group([_rollout(*pair) for pair in judged])
+            for (_, attempt), verdict in zip(judged, verdicts, strict=True):
+                apply_verdict(attempt, verdict)
         except RolloutError as error:
             for assignment, attempt in judged:
                 attempt.outcome, attempt.reward, attempt.failure = "failed", None, error.failure(assignment.attempt)
-            return
-        for (_, attempt), verdict in zip(judged, verdicts, strict=True):
-            attempt.outcome = "unscored" if verdict.reward is None else "scored"
-            attempt.reward = verdict.reward
-            attempt.components = verdict.components
-            attempt.fields = {**attempt.fields, **verdict.fields, **verdict.metrics}
 
     async def close(self) -> None:
         """Tear environments down, then close models."""

@@ -43,7 +43,8 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         return EngineClient(EmbeddedEngine(path, slots=slots, name=ref.model), on_call=on_call)
     from kubegym.model.simulated import SimulatedConfig, SimulatedEngine
 
-    return EngineClient(SimulatedEngine(SimulatedConfig(model=ref.model, **ref.options)), on_call=on_call)
+    config = SimulatedConfig.parse({"model": ref.model, **ref.options})
+    return EngineClient(SimulatedEngine(config), on_call=on_call)
 
 
 async def check_models(clients: list[ModelClient]) -> None:
