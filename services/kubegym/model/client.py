@@ -21,24 +21,21 @@ import orjson
 from kubegym import __version__
 from kubegym.core.clock import Clock, Deadline, SystemClock
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
+from kubegym.core.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
 from kubegym.model.api_key import ApiKey
 from kubegym.model.convert import Completion, ReasoningStyle, chat_request, overflow_completion, read_completion
 from kubegym.model.errors import (
-    BodyTooLarge,
     ContextWindowExceeded,
-    HttpError,
     ModelAborted,
     ModelOverloaded,
     ModelReplyInvalid,
     ModelTimeout,
     ModelUnauthorized,
     ModelUnavailable,
-    ReadTimeout,
     RequestUnsupported,
 )
-from kubegym.model.http import HttpClient, Response, Url
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
 
 OnCall = Callable[[float, float, str, int, int], None]

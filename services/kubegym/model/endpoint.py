@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import ModelError
+from kubegym.core.http import Response
 from kubegym.core.retry import Backoff
 from kubegym.model.client import ChatClient
 from kubegym.model.errors import ModelNotFound, ModelTimeout, ModelUnauthorized, ModelUnavailable
-from kubegym.model.http import Response
 from kubegym.model.retry import status_error
 
 _SHOWN = 20

@@ -1,4 +1,4 @@
-"""Errors of model calls and of the HTTP connections below them.
+"""Errors of model calls.
 
 ::
 
@@ -13,20 +13,11 @@
     ├── ModelRejectedRequest         any other 4xx: the request itself is refused
     ├── ContextWindowExceeded        the conversation no longer fits; clients answer with an empty, cut-short reply
     └── RequestUnsupported           Responses params that Chat Completions has no words for
-
-    KubeGymError
-    └── HttpError                    an exchange broke; the clients turn it into a ModelError
-        ├── ConnectFailed            name resolution, refused, TLS
-        │   └── ConnectTimeout       no connection in time
-        ├── ReadTimeout              the whole reply did not come in time
-        ├── ConnectionLost           closed before the reply was whole; says whether any of it had come
-        └── ProtocolError            not HTTP/1.1
-            └── BodyTooLarge         more bytes than the client accepts
 """
 
 from __future__ import annotations
 
-from kubegym.core.errors import KubeGymError, ModelError
+from kubegym.core.errors import ModelError
 
 
 class ModelUnavailable(ModelError):
@@ -90,55 +81,3 @@ class RequestUnsupported(ModelError):
     """Responses create-params that cannot be said in Chat Completions, or that are malformed."""
 
     reason = "RequestUnsupported"
-
-
-class HttpError(KubeGymError):
-    """An HTTP exchange broke."""
-
-    reason = "HttpError"
-    retryable = True
-
-
-class ConnectFailed(HttpError):
-    """No connection: name resolution, refused, unreachable, TLS."""
-
-    reason = "ConnectFailed"
-
-
-class ConnectTimeout(ConnectFailed):
-    """No connection within the connect timeout."""
-
-    reason = "ConnectTimeout"
-
-
-class ReadTimeout(HttpError):
-    """The whole reply did not come in time. The connection is closed, so the server may stop working on it."""
-
-    reason = "ReadTimeout"
-
-
-class ConnectionLost(HttpError):
-    """The connection ended before the reply was whole.
-
-    Attributes:
-        before_reply: no byte of the reply had come.
-    """
-
-    reason = "ConnectionLost"
-
-    def __init__(self, message: str, *, before_reply: bool) -> None:
-        super().__init__(message)
-        self.before_reply = before_reply
-
-
-class ProtocolError(HttpError):
-    """What came is not an HTTP/1.1 response."""
-
-    reason = "ProtocolError"
-
-
-class BodyTooLarge(ProtocolError):
-    """The reply's body is larger than the client accepts."""
-
-    reason = "BodyTooLarge"
-    retryable = False

@@ -13,6 +13,7 @@ import pytest
 
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
+from kubegym.core.http import HttpClient
 from kubegym.core.messages import item_text
 from kubegym.core.protocols import CallContext
 from kubegym.core.retry import Backoff
@@ -30,7 +31,6 @@ from kubegym.model.errors import (
     ModelUnauthorized,
     ModelUnavailable,
 )
-from kubegym.model.http import HttpClient
 from kubegym.model.retry import retry_after
 from kubegym.model.simulated import Answers, Faults, SimulatedConfig, SimulatedEngine, serve_simulated
 from kubegym.model.simulated.config import FAULTS

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubegym.core.errors import InputError, InvalidSpec
-from kubegym.model.errors import ConnectionLost, ModelReplyInvalid, ModelUnavailable, ReadTimeout
-from kubegym.model.http import HttpClient, Response, Url
+from kubegym.core.http import ConnectionLost, HttpClient, ReadTimeout, Response, Url
+from kubegym.model.errors import ModelReplyInvalid, ModelUnavailable
 from kubegym.model.simulated import (
     Answers,
     Distribution,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from kubegym.model.errors import BodyTooLarge, ConnectionLost, HttpError, ProtocolError, ReadTimeout
+from kubegym.core.http.errors import BodyTooLarge, ConnectionLost, HttpError, ProtocolError, ReadTimeout
 
 
 class Origin(NamedTuple):

@@ -10,16 +10,19 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kubegym.core.errors import InvalidSpec
-from kubegym.model.errors import (
+from kubegym.core.http import (
     BodyTooLarge,
     ConnectFailed,
     ConnectionLost,
     ConnectTimeout,
+    HttpClient,
     HttpError,
+    Origin,
     ProtocolError,
     ReadTimeout,
+    Response,
+    Url,
 )
-from kubegym.model.http import HttpClient, Origin, Response, Url
 from testbed.raw_server import Peer, on_both_loops, raw_server
 
 pytestmark = pytest.mark.unit
@@ -504,7 +507,7 @@ class TestClose:
     @staticmethod
     @on_both_loops
     async def test_closed_connections_leave_no_garbage() -> None:
-        from kubegym.model.connection import Connection
+        from kubegym.core.http.connection import Connection
 
         async with raw_server(echo) as url, http_client() as client:
             await asyncio.gather(*(ask(client, url) for _ in range(10)))

@@ -1,0 +1,27 @@
+"""The HTTP/1.1 client of the hot path, shared by all that call servers."""
+
+from kubegym.core.http.client import HttpClient, Url
+from kubegym.core.http.connection import Origin, Response
+from kubegym.core.http.errors import (
+    BodyTooLarge,
+    ConnectFailed,
+    ConnectionLost,
+    ConnectTimeout,
+    HttpError,
+    ProtocolError,
+    ReadTimeout,
+)
+
+__all__ = [
+    "BodyTooLarge",
+    "ConnectFailed",
+    "ConnectTimeout",
+    "ConnectionLost",
+    "HttpClient",
+    "HttpError",
+    "Origin",
+    "ProtocolError",
+    "ReadTimeout",
+    "Response",
+    "Url",
+]
