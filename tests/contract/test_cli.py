@@ -376,6 +376,23 @@ def test_a_verifier_that_ends_its_process_fails_alone(
     assert sum(row["reward"] == 1.0 for row in rows) == 23
 
 
+def test_many_that_end_their_process_fail_alone(
+    run: Callable[..., Any], environment: Callable[..., Path], tmp_path: Path
+) -> None:
+    """More of them, in more shards, than starts of the worker may be in vain."""
+    body = """
+        def verify(self, rollout):
+            if self.task.n % 30 == 7:
+                os._exit(0)
+            return Verdict(1.0)
+    """
+    done = run("run", environment(body, rows=290), "--engine", "simulated", "--output", "out", "--concurrency", 8)
+    assert done.returncode == 0, done.stderr
+    rows = assert_exactly_once(tmp_path / "out", 290, 1)
+    failed = [row["n"] for row in rows if row["kubegym"]["outcome"] == "failed"]
+    assert sorted(failed) == list(range(7, 290, 30))
+
+
 def test_a_verifier_that_hangs_fails_alone(
     run: Callable[..., Any], environment: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ class Worker:
         self._scheduler = Scheduler(pool, self._opened, settings.ceiling_step)
         self._open: dict[int, Workload] = {}
         self._suspects: list[Work] = []
+        self._isolating = asyncio.Lock()
         self._groups = GroupAssembly()
         self._failures = 0
         self._slots: list[asyncio.Task[None]] = []
@@ -140,7 +141,7 @@ class Worker:
         try:
             await self._until_done(self._run_slots(), ticker)
             if self._suspects and self._quarantine and not self._stopped and not self._budget_spent():
-                await self._until_done(self._run_suspects(self._quarantine), ticker)
+                await self._until_done(self._run_last_suspects(self._quarantine), ticker)
         except BaseException as error:
             await self._release(ticker, after=error)
             raise
@@ -175,15 +176,31 @@ class Worker:
     async def _slot(self) -> None:
         try:
             while (work := await self._scheduler.next()) is not None:
+                if self._quarantine and (self._suspects or self._isolating.locked()):
+                    await self._run_suspects(self._quarantine)
                 await self._finish(work, self._episodes.run)
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
 
     async def _run_suspects(self, quarantine: Quarantine) -> None:
-        log.warning("run=%s: %d suspects of a crash run in isolation", self._run_id[:8], len(self._suspects))
-        suspects, self._suspects = self._suspects, []
-        task = asyncio.create_task(quarantine.run(suspects, self._finish), name="quarantine")
+        """Settle the suspects of a crash, durably, before anything new.
+
+        Left for the end they would never have their turn where every start of the worker meets the next rollout that
+        crashes it; this way each start gets on.
+        """
+        async with self._isolating:
+            suspects, self._suspects = self._suspects, []
+            if not suspects:
+                return
+            log.warning("run=%s: %d suspects of a crash run in isolation", self._run_id[:8], len(suspects))
+            await quarantine.run(suspects, self._finish)
+            for index in {workload.shard.plan.index for workload, _ in suspects} & self._open.keys():
+                await self._close(self._open[index])
+
+    async def _run_last_suspects(self, quarantine: Quarantine) -> None:
+        """Suspects of shards that have nothing else to do."""
+        task = asyncio.create_task(self._run_suspects(quarantine), name="quarantine")
         self._slots = [task]
         try:
             await task
