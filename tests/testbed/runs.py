@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -94,6 +95,12 @@ async def assert_exactly_once(store: ObjectStore) -> list[dict[str, Any]]:
     )
     assert set(settling.values()) <= {1}, "an attempt was committed twice"
     return rows
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that tells nobody when it happens."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
 
 
 async def settle(*tasks: asyncio.Task[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 After a worker died without releasing its shards, whatever was perhaps in flight is run in a child with a memory limit
 below the worker's: first all together, which settles the innocent quickly; if the child dies, those left run one at a
 time, and the second death under the same rollout is that rollout's failure, ``WorkerCrashed``. Deaths of the worker
-itself count against nobody.
+itself count against nobody, nor does a child that cannot even start: that ends the run.
 
 The child is a fresh interpreter (engines and stores do not survive a fork). Frames on a socket pair are length-
 prefixed pickles between two processes of one user; nothing of them comes from a network.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import pickle
 import resource
+import signal
 import socket
 import struct
 import sys
@@ -26,7 +28,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from kubegym.core.errors import WorkerError
+from kubegym.core.errors import RunFailed, WorkerError
 from kubegym.core.protocols import Assignment, Attempt, Episodes
 from kubegym.rollout.scheduler import Work
 
@@ -34,6 +36,11 @@ log = logging.getLogger("kubegym.rollout")
 
 Runner = Callable[[Assignment], Awaitable[Attempt]]
 _LENGTH = struct.Struct("!Q")
+START_SECONDS = 300.0
+"""How long a child may take until its episodes are there; an engine may load weights."""
+
+_CRASHED_EXIT = 70  # EX_SOFTWARE
+_PR_SET_PDEATHSIG = 1
 _BOOT = """
 import sys
 sys.path[:] = sys.argv[2:]
@@ -83,23 +90,49 @@ class IsolatedChild:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,
             )
+        except BaseException:
+            ours.close()
+            raise
         finally:
             theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        try:
+            reader, self._writer = await asyncio.open_connection(sock=ours)
+            memory = self._spec.memory_bytes or _memory_limit()
+            _send(self._writer, (os.getpid(), memory, self._spec.factory, self._spec.argument))
+            await self._started(reader)
+        except BaseException:
+            await self.__aexit__()
+            raise
         self._reading = asyncio.create_task(self._read(reader))
-        _send(self._writer, (self._spec.factory, self._spec.argument, self._spec.memory_bytes or _memory_limit()))
         return self
 
+    async def _started(self, reader: asyncio.StreamReader) -> None:
+        """Wait until the child has its episodes. Raises RunFailed: no rollout is to blame."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                problem: str | None = await _receive(reader)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            problem = "it died"
+        except TimeoutError:
+            problem = f"it took more than {START_SECONDS:g} s"
+        if problem is not None:
+            raise RunFailed(
+                f"the process that should run the suspects of a crash alone did not start: {problem}",
+                reason="NoIsolation",
+            )
+
     async def __aexit__(self, *exc: object) -> None:
-        if self._process is None or self._writer is None or self._reading is None:
-            return  # it never started
-        self._writer.close()
+        if self._process is None:
+            return
+        if self._writer is not None:
+            self._writer.close()
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self._process.wait()
-        self._reading.cancel()
-        await asyncio.gather(self._reading, return_exceptions=True)
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     @property
     def alive(self) -> bool:
@@ -153,8 +186,9 @@ class Quarantine:
         left = suspects
         if len(suspects) > 1:
             left = await self._together(suspects, finish)
-        for work in left:
-            await finish(work, _Alone(self._spec, self.DEATHS))
+        async with _Alone(self._spec, self.DEATHS) as alone:
+            for work in left:
+                await finish(work, alone)
 
     async def _together(self, suspects: list[Work], finish: Callable[[Work, Runner], Awaitable[None]]) -> list[Work]:
         left: list[Work] = []
@@ -176,19 +210,35 @@ class Quarantine:
 
 
 class _Alone:
-    """Runs one rollout alone in a child of its own; its second death is the rollout's failure."""
+    """Runs one rollout at a time in a child that nothing else runs in; the second death under one is its failure.
+
+    The child is kept for the next rollout: only deaths cost a start. What an earlier rollout broke in it cannot fail
+    a later one, whose second try begins in a fresh child.
+    """
 
     def __init__(self, spec: ChildSpec, deaths: int) -> None:
         self._spec = spec
         self._deaths = deaths
+        self._child: IsolatedChild | None = None
+
+    async def __aenter__(self) -> _Alone:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._child is not None:
+            await self._child.__aexit__(None, None, None)
 
     async def __call__(self, assignment: Assignment) -> Attempt:
         for _ in range(self._deaths):
-            async with IsolatedChild(self._spec) as child:
-                try:
-                    return await child.run(assignment)
-                except ChildDied:
-                    log.warning("rollout=%s killed the child it ran in", assignment.rollout_id)
+            if self._child is None:
+                self._child = IsolatedChild(self._spec)
+                await self._child.__aenter__()
+            try:
+                return await self._child.run(assignment)
+            except ChildDied:
+                log.warning("rollout=%s killed the child it ran in", assignment.rollout_id)
+                await self._child.__aexit__(None, None, None)
+                self._child = None
         error = WorkerError(f"the process that ran this rollout alone died {self._deaths} times")
         return Attempt("failed", failure=error.failure(assignment.attempt))
 
@@ -219,16 +269,39 @@ def child(descriptor: int) -> None:
     asyncio.run(_serve(socket.socket(fileno=descriptor)))
 
 
+def _die_with(parent: int) -> None:
+    """Let the kernel kill this process with its parent: a rollout that hangs would outlive it (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it was gone before we asked
+        os._exit(_CRASHED_EXIT)
+
+
 async def _serve(connection: socket.socket) -> None:
     reader, writer = await asyncio.open_connection(sock=connection)
-    factory, argument, memory = await _receive(reader)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    parent, memory, factory, argument = await _receive(reader)
+    _die_with(parent)
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (memory if hard == resource.RLIM_INFINITY else min(memory, hard), hard))
     module, _, name = factory.partition(":")
-    episodes: Episodes = await getattr(import_module(module), name)(argument)
+    try:
+        episodes: Episodes = await getattr(import_module(module), name)(argument)
+    except Exception as error:  # whatever the environment's own code raises; the parent tells the user
+        _send(writer, f"{type(error).__name__}: {error}")
+        await writer.drain()
+        raise
+    _send(writer, None)
     running: set[asyncio.Task[None]] = set()
 
     async def one(call: int, assignment: Assignment) -> None:
-        _send(writer, (call, await episodes.run(assignment)))
+        try:
+            _send(writer, (call, await episodes.run(assignment)))
+        except Exception:  # out of memory, or a result that cannot be handed over: as in a worker, that is its death
+            try:
+                log.exception("rollout=%s: the isolated child ends", assignment.rollout_id)
+            finally:
+                os._exit(_CRASHED_EXIT)
 
     try:
         while True:
