@@ -542,6 +542,26 @@ def test_an_output_that_another_process_works_on_is_refused(
     assert "[OutputInUse]" in second.stderr
 
 
+def test_a_run_can_be_looked_at_while_it_goes_on(
+    run: Callable[..., Any],
+    started: Callable[..., subprocess.Popen[str]],
+    environment: Callable[..., Path],
+    slow_model: str,
+    tmp_path: Path,
+) -> None:
+    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated")
+    process = started(*command, "--concurrency", 1)
+    await_condition(lambda: any(committed(place) for place in tmp_path.glob("runs/made/*")), process)
+    (listed,) = json.loads(run("list", "runs", "--json").stdout)
+    assert (listed["name"], listed["state"], listed["rollouts"]["planned"]) == ("made", "running", 100)
+    shown = json.loads(run("show", "made", "--json").stdout)
+    assert not shown["complete"]
+    assert 0 < shown["rollouts"]["scored"] < 100
+    refused = run("retry", "made")
+    assert refused.returncode == 2
+    assert "not finished" in refused.stderr
+
+
 # Small commands
 
 

@@ -14,7 +14,7 @@ from kubegym.core.errors import InvalidSpec
 if TYPE_CHECKING:
     from kubegym.model.simulated import Distribution, Faults
 
-serve = typer.Typer(name="serve", help="Serve a model.", no_args_is_help=True)
+serve = typer.Typer(name="serve", help="Serve a model.")
 
 FAULTS = ("rate_limited", "internal_error", "unavailable", "hang", "html", "empty_choices", "disconnect", "abort")
 
