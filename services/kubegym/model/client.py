@@ -21,9 +21,9 @@ import orjson
 from kubegym import __version__
 from kubegym.core.clock import Clock, Deadline, SystemClock
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
-from kubegym.core.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
+from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.model.api_key import ApiKey
 from kubegym.model.convert import Completion, ReasoningStyle, chat_request, overflow_completion, read_completion
 from kubegym.model.errors import (

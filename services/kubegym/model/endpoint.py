@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import ModelError
-from kubegym.core.http import Response
 from kubegym.core.retry import Backoff
+from kubegym.http import Response
 from kubegym.model.client import ChatClient
 from kubegym.model.errors import ModelNotFound, ModelTimeout, ModelUnauthorized, ModelUnavailable
 from kubegym.model.retry import status_error

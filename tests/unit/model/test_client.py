@@ -13,10 +13,10 @@ import pytest
 
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
-from kubegym.core.http import HttpClient
 from kubegym.core.messages import item_text
 from kubegym.core.protocols import CallContext
 from kubegym.core.retry import Backoff
+from kubegym.http import HttpClient
 from kubegym.model.api_key import ApiKey
 from kubegym.model.client import ChatClient, EngineClient
 from kubegym.model.endpoint import check_endpoint

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubegym.core.errors import InputError, InvalidSpec
-from kubegym.core.http import ConnectionLost, HttpClient, ReadTimeout, Response, Url
+from kubegym.http import ConnectionLost, HttpClient, ReadTimeout, Response, Url
 from kubegym.model.errors import ModelReplyInvalid, ModelUnavailable
 from kubegym.model.simulated import (
     Answers,

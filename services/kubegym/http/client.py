@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from kubegym.core.errors import InvalidSpec
-from kubegym.core.http.connection import Connection, Origin, Response
-from kubegym.core.http.errors import ConnectFailed, ConnectionLost, ConnectTimeout, ReadTimeout
+from kubegym.http.connection import Connection, Origin, Response
+from kubegym.http.errors import ConnectFailed, ConnectionLost, ConnectTimeout, ReadTimeout
 
 if TYPE_CHECKING:
     import ssl

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from kubegym.core.errors import InvalidSpec
-from kubegym.core.http import (
+from kubegym.http import (
     BodyTooLarge,
     ConnectFailed,
     ConnectionLost,
@@ -507,7 +507,7 @@ class TestClose:
     @staticmethod
     @on_both_loops
     async def test_closed_connections_leave_no_garbage() -> None:
-        from kubegym.core.http.connection import Connection
+        from kubegym.http.connection import Connection
 
         async with raw_server(echo) as url, http_client() as client:
             await asyncio.gather(*(ask(client, url) for _ in range(10)))

@@ -1,8 +1,8 @@
 """The HTTP/1.1 client of the hot path, shared by all that call servers."""
 
-from kubegym.core.http.client import HttpClient, Url
-from kubegym.core.http.connection import Origin, Response
-from kubegym.core.http.errors import (
+from kubegym.http.client import HttpClient, Url
+from kubegym.http.connection import Origin, Response
+from kubegym.http.errors import (
     BodyTooLarge,
     ConnectFailed,
     ConnectionLost,

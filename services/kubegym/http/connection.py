@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from kubegym.core.http.errors import BodyTooLarge, ConnectionLost, HttpError, ProtocolError, ReadTimeout
+from kubegym.http.errors import BodyTooLarge, ConnectionLost, HttpError, ProtocolError, ReadTimeout
 
 
 class Origin(NamedTuple):

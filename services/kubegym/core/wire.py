@@ -1,0 +1,75 @@
+"""Rewards on NeMo Gym's wire, which has no null (DESIGN 3.2, contract 1.5 and 2.3). Pure, both directions.
+
+Callers that send ``x-kubegym-wire: 1`` get null. For all others a reply without a reward says 0.0 and is marked, so that
+NeMo Gym's collector files it as a failure and its trainer masks it. What others mark is not scored by us, whatever its
+number says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kubegym.core.outcomes import Failure, Stage
+
+WIRE_HEADER = b"x-kubegym-wire"
+"""Request header: ``1`` says that the caller understands a null reward."""
+
+FAILURE_CLASS = "_ng_failure_class"
+FAILURE_TERMINAL = "_ng_failure_terminal"
+_STAGES: dict[str, Stage] = {
+    "judge_failed": "judge",
+    "judge_error": "judge",
+    "model_error": "model",
+    "agent_error": "agent",
+    "remote_agent_error": "agent",
+    "tool_error": "tool",
+    "verifier_error": "verifier",
+    "worker_error": "worker",
+}
+
+
+def mark_unscored(reply: dict[str, Any], failure: Failure | None, *, nullable: bool) -> dict[str, Any]:
+    """A ``/run`` or ``/verify`` reply that has no reward, as the caller understands it; changes and returns ``reply``.
+
+    Args:
+        reply: the reply, with everything but the reward.
+        failure: why there is none; None where the verifier declined.
+        nullable: whether the caller sent ``x-kubegym-wire: 1``.
+    """
+    reply["reward"] = None if nullable else 0.0
+    kind = "unscored" if failure is None else "judge_failed" if failure.stage == "judge" else f"{failure.stage}_error"
+    reply[FAILURE_CLASS] = kind
+    if failure is None or not failure.retryable:
+        reply[FAILURE_TERMINAL] = True
+    if failure is not None and failure.stage == "judge":
+        reply["_ng_failure_judge_error"] = failure.message
+    reply["mask_sample"] = True
+    ours = reply.setdefault("kubegym", {})
+    ours["outcome"] = "unscored" if failure is None else "failed"
+    ours["failure"] = failure.to_dict() if failure else None
+    return reply
+
+
+def is_marked(reply: Mapping[str, Any]) -> bool:
+    """Whether a reply of others is not scored, whatever its ``reward`` says."""
+    return reply.get(FAILURE_CLASS) is not None or reply.get("reward") is None
+
+
+def failure_of(reply: Mapping[str, Any], attempt: int) -> Failure | None:
+    """The failure a marked reply tells; None where its verifier only declined (``unscored``).
+
+    ``kubegym.failure`` is believed where it is; else the class names the stage, and all but ``_ng_failure_terminal`` may
+    be tried again.
+    """
+    ours = reply.get("kubegym")
+    told = ours.get("failure") if isinstance(ours, dict) else None
+    if isinstance(told, dict) and {"stage", "reason", "message", "retryable"} <= told.keys():
+        return Failure(told["stage"], told["reason"], str(told["message"]), bool(told["retryable"]), attempt)
+    kind = reply.get(FAILURE_CLASS)
+    if kind is None or kind == "unscored":
+        return None
+    stage = _STAGES.get(str(kind), "agent")
+    message = reply.get("_ng_failure_judge_error") or f"the server marked its reply {kind!r}"
+    reason = "".join(word.capitalize() for word in str(kind).split("_"))
+    return Failure(stage, reason, str(message), not reply.get(FAILURE_TERMINAL), attempt)
