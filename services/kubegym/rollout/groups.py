@@ -78,6 +78,11 @@ class GroupAssembly:
         self._members: dict[int, list[Member]] = {}
         self._rows: dict[str, dict[str, Any]] = {}
 
+    @property
+    def pending(self) -> int:
+        """Groups that are not whole yet."""
+        return len(self._missing)
+
     def expect(self, workload: Workload, wanted: Callable[[str], bool]) -> None:
         """Count, for a shard just claimed, how many rollouts each task still lacks.
 

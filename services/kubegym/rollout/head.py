@@ -301,10 +301,9 @@ def committed(
     """
     bitmap = head.settled
     for ordinal in settled:
-        bit = 1 << ordinal
-        if bitmap & bit or not 0 <= ordinal < head.size:
+        if not 0 <= ordinal < head.size or bitmap >> ordinal & 1:
             raise ValueError(f"ordinal {ordinal} of shard {head.shard} is settled already, or not planned")
-        bitmap |= bit
+        bitmap |= 1 << ordinal
     done = bitmap == full(head.size)
     return replace(
         head,

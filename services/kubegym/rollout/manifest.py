@@ -121,6 +121,7 @@ def build_manifest(plan: Plan, heads: Mapping[int, Head], now: float, *, open_en
         now: wall-clock seconds.
         open_ended: the plan is a stream's, whose shards stand in no table: what the heads hold is what was planned.
     """
+    heads = {index: head for index, head in heads.items() if head.run_id == plan.run_id}  # others' are not results here
     totals = Totals()
     for head in heads.values():
         totals = totals + head.totals
