@@ -1,8 +1,8 @@
 """Rewards on NeMo Gym's wire, which has no null (DESIGN 3.2, contract 1.5 and 2.3). Pure, both directions.
 
-Callers that send ``x-kubegym-wire: 1`` get null. For all others a reply without a reward says 0.0 and is marked, so that
-NeMo Gym's collector files it as a failure and its trainer masks it. What others mark is not scored by us, whatever its
-number says.
+Callers that send ``x-kubegym-wire: 1`` get null. For all others a reply without a reward says 0.0 and is marked, so
+that NeMo Gym's collector files it as a failure and its trainer masks it. What others mark is not scored by us, whatever
+its number says.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def is_marked(reply: Mapping[str, Any]) -> bool:
 def failure_of(reply: Mapping[str, Any], attempt: int) -> Failure | None:
     """The failure a marked reply tells; None where its verifier only declined (``unscored``).
 
-    ``kubegym.failure`` is believed where it is; else the class names the stage, and all but ``_ng_failure_terminal`` may
-    be tried again.
+    ``kubegym.failure`` is believed where it is; else the class names the stage, and all but ``_ng_failure_terminal``
+    may be tried again.
     """
     ours = reply.get("kubegym")
     told = ours.get("failure") if isinstance(ours, dict) else None
