@@ -95,13 +95,17 @@ class Dataset(Protocol):
 class MemoryDataset:
     """Rows given as Python dicts.
 
+    Args:
+        rows: the rows.
+        source: their name in messages.
+        limit: take so many from the beginning; the digest is of all, so that a limit may grow.
+
     Raises:
         InvalidRows: a row holds something JSON has no word for.
     """
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows") -> None:
+    def __init__(self, rows: Sequence[Mapping[str, Any]], *, source: str = "rows", limit: int | None = None) -> None:
         self.source = source
-        self.rows = len(rows)
         self._lines: list[bytes] = []
         problems = []
         for number, row in enumerate(rows, 1):
@@ -116,6 +120,8 @@ class MemoryDataset:
             digest.update(line)
             digest.update(b"\n")
         self.digest = digest.hexdigest()
+        self._lines = self._lines[:limit]
+        self.rows = len(self._lines)
 
     async def iterate(self) -> AsyncIterator[tuple[int, bytes]]:
         """See ``Dataset``."""

@@ -30,7 +30,7 @@ from kubegym.rollout import (
     WorkerSettings,
     local_holder,
 )
-from kubegym.rollout.plan import plan_key
+from kubegym.rollout.plan import plan_key, require_same
 from kubegym.rollout.reader import stream_heads
 from kubegym.storage import MemoryStore, ObjectStore, open_store, probe_conditional_writes
 
@@ -53,7 +53,7 @@ class Collector:
     Args:
         environment: an Environment class, a folder or a name.
         models: a ModelClient for the policy, clients by role, or a function from a chat completions request to text.
-        store: a store, folder or URL; None keeps results in memory only, for as long as groups are not taken.
+        store: a store, folder or URL; None keeps the record in memory only, until the Collector is closed.
         concurrency: rollouts in flight.
         config: the environment's configuration.
         sampling: Responses create-params over the tasks' own.
@@ -122,32 +122,38 @@ class Collector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            await self._end()
-            await self._working().close()
+            try:
+                await self._end()
+            finally:
+                await self._working().close()
         finally:
             if self._owns_store:
                 await self._store.close()
 
     async def _open(self) -> None:
         """Begin the stream's record, or go on with it."""
-        stored = await self._store.get(plan_key(1))
-        if stored is not None:
-            self._plan = Plan.from_json(stored.data)
-            if not self._plan.extra.get("stream"):
-                raise InvalidSpec(f"{self._store.url} holds a batch run; a Collector needs an output of its own")
-            self._next = len(await stream_heads(self._store))
-            return
-        await probe_conditional_writes(self._store)
-        self._plan = Plan(
+        entry = self._entry
+        asked = Plan(
             run_id=new_run_id(),
-            name=self._entry.name,
-            environments=({"name": self._entry.name, "source": self._loaded.source_digest},),
-            settings={"sampling": self._entry.sampling, "seed": self._entry.seed},
+            name=entry.name,
+            environments=({"name": entry.name, "source": self._loaded.source_digest, "config": entry.config},),
+            settings={"sampling": entry.sampling, "seed": entry.seed},
             segments=(),
             created=SystemClock().time(),
             extra={"stream": True},
         )
-        await self._store.create(plan_key(1), self._plan.to_json())
+        stored = await self._store.get(plan_key(1))
+        if stored is None:
+            await probe_conditional_writes(self._store)
+            await self._store.create(plan_key(1), asked.to_json())
+            self._plan = asked
+            return
+        plan = Plan.from_json(stored.data)
+        if not plan.extra.get("stream"):
+            raise InvalidSpec(f"{self._store.url} holds a batch run; a Collector needs an output of its own")
+        require_same(plan, asked, self._store.url)
+        self._next = len(await stream_heads(self._store))
+        self._plan = plan
 
     def _started(self) -> Plan:
         if self._plan is None:
@@ -162,6 +168,7 @@ class Collector:
 
         Raises:
             InvalidRows: a task cannot be run; groups of earlier tasks were delivered or are committed.
+            StoreError: the store went away; what is finished is saved.
         """
         plan = self._started()
         await self._end()
@@ -185,12 +192,17 @@ class Collector:
                 await self._end()
 
     async def _end(self) -> None:
-        """End what is being collected. A loop that was left early does not say so before it is collected as garbage."""
+        """End what is being collected, or raise what keeps it from being saved.
+
+        A loop that was left early does not say so before it is collected as garbage.
+        """
         current, self._current = self._current, None
         if current is not None:
             current.worker.stop()
-            await asyncio.gather(current.task, return_exceptions=True)
-            self._next = current.pool.next_index
+            try:
+                await current.task
+            finally:
+                self._next = current.pool.next_index
 
     def _pool(self, plan: Plan, tasks: Tasks, rollouts_per_task: int) -> StreamPool:
         return StreamPool(
@@ -215,9 +227,13 @@ class Collector:
             number += 1
             row: dict[str, Any] = dict(given)
             problem = check_row(row) or part.runtime.validate_row(row)
+            try:
+                identity = task_id(part.info.name, row)
+            except TypeError as error:
+                problem = f"not JSON: {error}"
             if problem is not None:
                 raise InvalidRows([RowProblem("task", number, problem)], 1)
-            yield TaskRow(self._entry.name, row, task_id(part.info.name, row))
+            yield TaskRow(self._entry.name, row, identity)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from kubegym.agent import TRUNCATED, AgentSettings, apply_verdict, run_attempt
@@ -129,7 +130,7 @@ def load(reference: str) -> LoadedEnvironment:
     if not colon or "/" in reference:
         return load_environment(reference)
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError) as error:
         raise InvalidSpec(f"environment {reference} does not import: {error}") from error
     return of_class(cls)

@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import orjson
 
 from kubegym.core.clock import SystemClock
+from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
 from kubegym.data.aggregate import MetricHooks
 from kubegym.data.merge import EnvironmentSummary, MergeSummary, merge
-from kubegym.local.episodes import LocalEpisodes, build_episodes
+from kubegym.local.episodes import LocalEpisodes, build_episodes, load
 from kubegym.local.models import check_models
 from kubegym.local.runspec import Entry, RunSpec, default_output
 from kubegym.local.tasks import RunTasks, open_tasks
@@ -245,9 +246,21 @@ class LocalRun:
 
     def _child(self) -> ChildSpec | None:
         """How isolated children rebuild this run; None where what was given in Python cannot be rebuilt."""
-        if self._clients or any(entry.environment.startswith("__main__:") for entry in self.spec.entries):
+        if self._clients or not all(map(self._importable, self.spec.entries)):
             return None
         return ChildSpec("kubegym.local.episodes:from_json", self.spec.to_json())
+
+    def _importable(self, entry: Entry) -> bool:
+        """Whether another process finds the entry's class: not one of a script, a notebook or a function."""
+        given = (self._classes or {}).get(entry.name)
+        if given is None:
+            return True
+        if entry.environment.startswith("__main__:"):
+            return False
+        try:
+            return load(entry.environment).cls is given.cls
+        except InvalidSpec:
+            return False
 
     async def _merge(
         self, store: ObjectStore, manifest: Manifest, episodes: LocalEpisodes, tasks: RunTasks

@@ -14,7 +14,7 @@ from kubegym.local.localrun import Display, LocalRun
 from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import Results, blocking, read_results
 from kubegym.local.runspec import DatasetRef, Entry, ModelRef, RunSpec
-from kubegym.local.tasks import BUNDLED
+from kubegym.local.tasks import BUNDLED, GIVEN
 from kubegym.resources import Environment, LoadedEnvironment
 
 AnswerFunction = Callable[[dict[str, Any]], str]
@@ -97,7 +97,12 @@ def run(
     client = None if model is None or isinstance(model, str) else as_client(model)
     if client is not None:
         spec = with_policy(spec, ModelRef("endpoint", client.model))
-    given = None if rows is None else {spec.entries[0].name: rows[:n]}
+    given = None
+    if rows is not None:
+        if len(spec.entries) > 1:
+            raise InvalidSpec("rows are for one environment; this job has several")
+        spec = replace(spec, entries=(replace(spec.entries[0], dataset=DatasetRef(GIVEN, limit=n)),))
+        given = {spec.entries[0].name: rows}
     work = LocalRun(spec, classes=classes, clients={"policy": client} if client else None, rows=given, display=display)
     return blocking(_run(work))
 

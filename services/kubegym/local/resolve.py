@@ -32,7 +32,11 @@ MANIFEST = "environment.yaml"
 
 @dataclass(frozen=True)
 class RunFlags:
-    """What the command line, or Python, says over the manifests; None where it says nothing."""
+    """What the command line, or Python, says over the manifests; None where it says nothing.
+
+    Raises:
+        InvalidSpec: a number that cannot be meant.
+    """
 
     dataset: str | None = None
     base_url: str | None = None
@@ -51,6 +55,14 @@ class RunFlags:
     max_steps: int | None = None
     output: str | None = None
     materialized_inputs: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "rollouts_per_task", "concurrency", "max_output_tokens", "max_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidSpec(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.offset is not None and self.offset < 0:
+            raise InvalidSpec(f"--offset must be at least 0, not {self.offset}")
 
     def policy(self) -> ModelRef | None:
         """The policy model the flags name. Raises InvalidSpec for flags that do not go together."""

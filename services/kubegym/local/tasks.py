@@ -67,7 +67,8 @@ async def open_tasks(
     datasets: dict[str, Dataset] = {}
     for entry in spec.entries:
         if rows is not None and entry.name in rows:
-            datasets[entry.name] = MemoryDataset(rows[entry.name], source=entry.name)
+            limit = entry.dataset.limit if entry.dataset else None
+            datasets[entry.name] = MemoryDataset(rows[entry.name], source=entry.name, limit=limit)
         else:
             datasets[entry.name] = await open_dataset(
                 _dataset_spec(entry, episodes), scratch=Path(tempfile.gettempdir())
@@ -96,6 +97,9 @@ def _dataset_spec(entry: Entry, episodes: LocalEpisodes) -> DatasetSpec:
 
 BUNDLED = "bundled:"
 """The environment's own ``data/example.jsonl``."""
+
+GIVEN = "given:"
+"""Rows handed over in Python."""
 
 
 def bundled_rows(episodes: LocalEpisodes, entry: Entry) -> Path:

@@ -134,8 +134,8 @@ async def test_a_budget_spent_on_the_last_rollouts_still_leaves_the_manifest() -
     """All is settled: the run is complete, and failed. Nothing is left to do, so nothing may have to be run again."""
     store = MemoryStore()
     settings = replace(QUICK, max_failed_fraction=0.05, concurrency=64)
+    episodes = ScriptedEpisodes(broken, pause=lambda _: 1.0)
     with pytest.raises(FailureBudgetExceeded, match="30 of 30 rollouts failed"):
-        episodes = ScriptedEpisodes(broken, pause=lambda _: 1.0)
         await collect(store, draft(30, 1, tasks_per_shard=32), episodes, settings=settings)
     assert (await read_run(store)).manifest.complete
     assert await store.get("manifest.json") is not None
