@@ -137,6 +137,7 @@ class LocalRun:
     ) -> None:
         self.spec = spec
         self._retry = retry
+        self._prepared = False
         self._fresh = fresh
         self._classes = classes
         self._clients = clients
@@ -186,8 +187,9 @@ class LocalRun:
             stored = await newest_plan(store)
             if stored is None or stored.planned < sum(want.rows * want.rollouts for want in draft.wanted):
                 await tasks.validate(episodes, self._display.validating)
-            if stored is None:
+            if stored is None:  # what can refuse the run does so before anything is written
                 await probe_conditional_writes(store)
+                await self._prepare(episodes)
             return await self._collect(store, output, draft, episodes, tasks)
         finally:
             await store.close()
@@ -197,7 +199,6 @@ class LocalRun:
     ) -> RunResult:
         """Generation after generation until everything asked for is there."""
         access = StoreAccess(store, local_holder(), SystemClock())
-        worked = False
         resumed: int | None = None
         if self._retry is not None:
             await open_plan(store, draft, access.clock)  # refuses what is not this run any more
@@ -210,16 +211,20 @@ class LocalRun:
                     summary = await self._merge(store, opened.manifest, episodes, tasks)
                 settled = opened.manifest.totals.settled
                 return self._result(output, opened.manifest, summary, settled if resumed is None else resumed)
-            if not worked:
-                await check_models([part.policy for part in episodes.parts.values()] + episodes.clients)
-                await episodes.start()
+            await self._prepare(episodes)
             batch = self._batch_run(access, opened, episodes, tasks)
             self._display.began(output, batch.progress)
-            worked = True
             manifest = await batch.run()
             resumed = batch.progress.resumed if resumed is None else resumed
             if not manifest.complete:
                 return self._result(output, manifest, None, resumed)
+
+    async def _prepare(self, episodes: LocalEpisodes) -> None:
+        """Ask the models whether they are there, and set the environments up; once."""
+        if not self._prepared:
+            self._prepared = True
+            await check_models([part.policy for part in episodes.parts.values()] + episodes.clients)
+            await episodes.start()
 
     def _batch_run(self, access: StoreAccess, opened: Opened, episodes: LocalEpisodes, tasks: RunTasks) -> BatchRun:
         spec = self.spec
