@@ -74,7 +74,7 @@ def run(
         raise InvalidSpec(f"engine is 'embedded' or 'simulated', not {engine!r}")
     rows = None if dataset is None or isinstance(dataset, str | Path) else list(dataset)
     flags = RunFlags(
-        dataset=str(dataset) if dataset is not None and rows is None else None,
+        dataset=None if dataset is None else GIVEN if rows is not None else str(dataset),
         base_url=base_url,
         model=named,
         engine=engine,  # type: ignore[arg-type]  # checked above
@@ -97,12 +97,7 @@ def run(
     client = None if model is None or isinstance(model, str) else as_client(model)
     if client is not None:
         spec = with_policy(spec, ModelRef("endpoint", client.model))
-    given = None
-    if rows is not None:
-        if len(spec.entries) > 1:
-            raise InvalidSpec("rows are for one environment; this job has several")
-        spec = replace(spec, entries=(replace(spec.entries[0], dataset=DatasetRef(GIVEN, limit=n)),))
-        given = {spec.entries[0].name: rows}
+    given = None if rows is None else {spec.entries[0].name: rows}
     work = LocalRun(spec, classes=classes, clients={"policy": client} if client else None, rows=given, display=display)
     return blocking(_run(work))
 
