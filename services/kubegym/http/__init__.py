@@ -11,6 +11,7 @@ from kubegym.http.errors import (
     ProtocolError,
     ReadTimeout,
 )
+from kubegym.http.streamed import StreamedReply
 
 __all__ = [
     "BodyTooLarge",
@@ -23,5 +24,6 @@ __all__ = [
     "ProtocolError",
     "ReadTimeout",
     "Response",
+    "StreamedReply",
     "Url",
 ]

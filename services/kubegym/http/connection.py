@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 from kubegym.http.errors import BodyTooLarge, ConnectionLost, HttpError, ProtocolError, ReadTimeout
+from kubegym.http.streamed import StreamedReply
 
 
 class Origin(NamedTuple):
@@ -77,7 +78,8 @@ class Connection(asyncio.Protocol):
     """One connection: at most one exchange at a time, then back into its pool.
 
     Whoever ends the exchange (the reply, the timer, the loss of the connection, a cancelled caller) gives the
-    connection back or its place up, exactly once: ``_reply`` is not None while a request is out.
+    connection back or its place up, exactly once: ``_reply`` is not None while a request is out. Where the caller wants
+    a stream, ``_reply`` is done when the head has come, and the exchange goes on until the body has.
     """
 
     __slots__ = (
@@ -92,6 +94,7 @@ class Connection(asyncio.Protocol):
         "_pool",
         "_received",
         "_reply",
+        "_stream",
         "_timer",
         "_transport",
         "exchanges",
@@ -103,7 +106,8 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._transport: Any = None
         self._parser: HttpResponseParser | None = None
-        self._reply: asyncio.Future[Response] | None = None
+        self._reply: asyncio.Future[Any] | None = None
+        self._stream: StreamedReply | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.exchanges = 0
         self.idle_since = 0.0
@@ -120,25 +124,58 @@ class Connection(asyncio.Protocol):
 
     async def exchange(self, data: bytes, deadline: float) -> Response:
         """Send a request and wait for its reply. Raises HttpError."""
+        response: Response = await self._ask(data, deadline, None)
+        return response
+
+    async def open(self, data: bytes, deadline: float) -> StreamedReply:
+        """Send a request and wait for the head of its reply; the deadline holds for the body, too. Raises HttpError."""
+        stream: StreamedReply = await self._ask(data, deadline, StreamedReply(self))
+        return stream
+
+    async def _ask(self, data: bytes, deadline: float, stream: StreamedReply | None) -> Any:
         self.exchanges += 1
         transport = self._transport
         if transport is None or transport.is_closing():  # Closed between being given and being used.
             self._pool.give(None)
             raise ConnectionLost(f"{self._pool.origin} closed the connection", before_reply=True)
-        reply: asyncio.Future[Response] = self._loop.create_future()
+        reply: asyncio.Future[Any] = self._loop.create_future()
         self._reply = reply
+        self._stream = stream
         self._timer = self._loop.call_at(deadline, self._expire)
         transport.write(data)
         try:
             return await reply
         except asyncio.CancelledError:
-            if self._reply is reply:  # Nobody wants it any more; closing tells the server so.
-                self._end()
-                self._pool.give(None)
-                self.abort()
+            if self._reply is reply:
+                self._drop()
             raise
 
-    def _end(self) -> asyncio.Future[Response] | None:
+    def _drop(self) -> None:
+        """Nobody wants the reply any more; closing tells the server so."""
+        self._end()
+        self._pool.give(None)
+        self.abort()
+
+    # streamed.Source
+
+    def pause(self) -> None:
+        """The reader of the stream is slower than the server: read no more."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """The reader has caught up."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def leave(self, reply: StreamedReply) -> None:
+        """The stream is read no further: close, unless the exchange is over and the connection another's."""
+        if self._stream is reply and self._reply is not None:
+            self._drop()
+            reply.end(ConnectionLost("the reply was closed by its reader", before_reply=False))
+            self._stream = None
+
+    def _end(self) -> asyncio.Future[Any] | None:
         """Take the exchange off this connection; its future, or None where there is none (any more)."""
         reply, self._reply = self._reply, None
         if self._timer is not None:
@@ -154,6 +191,9 @@ class Connection(asyncio.Protocol):
         self._pool.give(None)
         if not reply.done():
             reply.set_exception(error)
+        elif self._stream is not None:
+            self._stream.end(error)
+        self._stream = None
         self.abort()
 
     def abort(self) -> None:
@@ -170,18 +210,25 @@ class Connection(asyncio.Protocol):
         reply = self._end()
         assert reply is not None
         assert self._parser is not None
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        response = Response(self._parser.get_status_code(), self._headers, body)
+        stream, self._stream = self._stream, None
+        wanted = not reply.done()
+        if stream is None:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            result: Any = Response(self._parser.get_status_code(), self._headers, body)
+        else:
+            result = stream
+            wanted = wanted or not reply.cancelled()
+            stream.end()  # Before the connection becomes another's: it is read again.
         keep = self._keep
         self._reset()
-        if keep and sent_all and not reply.done() and not self._pool.closed:
+        if keep and sent_all and wanted and not self._pool.closed:
             self.idle_since = self._loop.time()
             self._pool.give(self)
         else:
             self._pool.give(None)
             self.abort()
         if not reply.done():
-            reply.set_result(response)
+            reply.set_result(result)
 
     # asyncio.Protocol
 
@@ -239,9 +286,18 @@ class Connection(asyncio.Protocol):
         if self._complete:
             self.fail(ProtocolError(f"{self._pool.origin} sent two replies to one request"))
         self._headers_complete = True
+        assert self._parser is not None
+        if self._stream is not None and self._reply is not None and self._parser.get_status_code() >= 200:
+            self._stream.status = self._parser.get_status_code()
+            self._stream.headers = self._headers
+            if not self._reply.done():
+                self._reply.set_result(self._stream)
 
     def on_body(self, data: bytes) -> None:
         """A piece of the body."""
+        if self._stream is not None:
+            self._stream.feed(data)
+            return
         self._length += len(data)
         if self._length > self._pool.max_body:
             self.fail(BodyTooLarge(f"{self._pool.origin}: reply above {self._pool.max_body} bytes"))
