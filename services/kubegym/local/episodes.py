@@ -16,7 +16,14 @@ from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelCl
 from kubegym.core.trajectory import Rollout
 from kubegym.local.models import OnCall, build_client
 from kubegym.local.runspec import Entry, RunSpec
-from kubegym.resources import Environment, EnvironmentRuntime, LoadedEnvironment, Watchdog, load_environment
+from kubegym.resources import (
+    Environment,
+    EnvironmentRuntime,
+    LoadedEnvironment,
+    SessionLimits,
+    Watchdog,
+    load_environment,
+)
 
 log = logging.getLogger("kubegym.local")
 
@@ -160,6 +167,7 @@ def build_episodes(
     clients: Mapping[str, ModelClient] | None = None,
     on_call: OnCall | None = None,
     on_stall: Callable[[str, str], None] | None = None,
+    limits: SessionLimits | None = None,
 ) -> LocalEpisodes:
     """Compose a run's environments and models. Nothing runs yet; ``start`` sets the environments up.
 
@@ -169,6 +177,7 @@ def build_episodes(
         clients: models given in Python, by role; they win over the spec's, and stay their owner's to close.
         on_call: told of every model call.
         on_stall: told when environment code blocks the process for good; the default ends the process.
+        limits: of the environments' hooks.
 
     Raises:
         InputError: an environment or model that cannot be had.
@@ -178,7 +187,7 @@ def build_episodes(
     parts: dict[str, Part] = {}
     for entry in spec.entries:
         loaded = (classes or {}).get(entry.name) or load(entry.environment)
-        runtime = EnvironmentRuntime(loaded.cls, entry.config, name=loaded.name, watchdog=watchdog)
+        runtime = EnvironmentRuntime(loaded.cls, entry.config, name=loaded.name, limits=limits, watchdog=watchdog)
         if entry.harness != "simple":
             raise InvalidSpec(f"{entry.name}: no harness is called {entry.harness!r}; there is: simple")
         models: dict[str, ModelClient] = dict(clients or {})

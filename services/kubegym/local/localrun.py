@@ -21,7 +21,7 @@ from kubegym.local.episodes import LocalEpisodes, build_episodes, load
 from kubegym.local.models import check_models
 from kubegym.local.runspec import Entry, RunSpec, default_output
 from kubegym.local.tasks import RunTasks, open_tasks
-from kubegym.resources import EnvironmentRuntime, LoadedEnvironment
+from kubegym.resources import EnvironmentRuntime, LoadedEnvironment, SessionLimits
 from kubegym.rollout import (
     BatchRun,
     ChildSpec,
@@ -121,6 +121,7 @@ class LocalRun:
         retry: run failed rollouts with these reasons again (none named: all) in a further generation of the finished
             run; None for a plain run.
         fresh: begin anew beside earlier runs of the default output, as ``runs/<environment>/<digest>-<n>``.
+        limits: of the environments' hooks; isolated children keep the defaults.
     """
 
     def __init__(
@@ -134,8 +135,10 @@ class LocalRun:
         metrics: WorkerMetrics | None = None,
         retry: Sequence[str] | None = None,
         fresh: bool = False,
+        limits: SessionLimits | None = None,
     ) -> None:
         self.spec = spec
+        self._limits = limits
         self._retry = retry
         self._prepared = False
         self._fresh = fresh
@@ -163,7 +166,11 @@ class LocalRun:
             StoreError: the store went away; what is finished is saved.
         """
         episodes = build_episodes(
-            self.spec, classes=self._classes, clients=self._clients, on_call=lambda seconds, *_: self._called(seconds)
+            self.spec,
+            classes=self._classes,
+            clients=self._clients,
+            on_call=lambda seconds, *_: self._called(seconds),
+            limits=self._limits,
         )
         try:
             tasks = await open_tasks(self.spec, episodes, self._rows)
