@@ -13,13 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from kubegym.core.errors import InputError
+from kubegym.http.presence import ClientGone, Receive, WhileConnected
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("kubegym.http")
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 JSON = b"application/json"
@@ -45,6 +45,7 @@ class Request:
         headers: by lower-case name; of repeated ones the last, cookies joined.
         body: the bytes.
         rollout: the rollout id of the prefix, if there was one.
+        receive: ASGI's channel, which has nothing more to say than that the client is gone; see ``WhileConnected``.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Request:
     headers: dict[bytes, bytes]
     body: bytes
     rollout: str | None = None
+    receive: Receive | None = None
 
     def json(self) -> Any:
         """The body as JSON. Raises Problem (422) where it is none."""
@@ -193,13 +195,15 @@ class App:
             body = await self._body(scope, receive)
             if body is _CLOSED:
                 return
-            reply = await handler(Request(method, path, _headers(scope["headers"]), body, rollout))
+            reply = await handler(Request(method, path, _headers(scope["headers"]), body, rollout, receive))
         except Problem as problem:
             reply = Reply.json({"detail": problem.detail}, problem.status, problem.headers)
+        except ClientGone:
+            return
         except Exception as error:
             log.exception("%s %s failed", method, path)
             reply = Reply.json(repr(error), 500)  # the contract's body of an unhandled exception (1.1)
-        await _send(reply, send)
+        await _send(reply, receive, send)
 
     def _other(self, method: str, path: str) -> Handler:
         if self._fallback is not None and method == "POST":
@@ -269,7 +273,7 @@ def _headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return headers
 
 
-async def _send(reply: Reply, send: Send) -> None:
+async def _send(reply: Reply, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", reply.content_type), *reply.headers]
     if reply.stream is None:
         headers.append((b"content-length", b"%d" % len(reply.body)))
@@ -277,8 +281,19 @@ async def _send(reply: Reply, send: Send) -> None:
         await send({"type": "http.response.body", "body": reply.body})
         return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    async for piece in reply.stream:  # an error here ends the connection without a clean end of body
-        await send({"type": "http.response.body", "body": piece, "more_body": True})
+    try:
+        async with WhileConnected(receive):
+            async for piece in reply.stream:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+    except ClientGone:
+        return
+    except Exception as error:
+        # Returning without an end of the body makes the server cut the connection: half a stream must not look whole.
+        log.warning("a streamed reply broke off: %s: %s", type(error).__name__, error)
+        return
+    finally:
+        if isinstance(reply.stream, AsyncGenerator):
+            await reply.stream.aclose()
     await send({"type": "http.response.body", "body": b""})
 
 
