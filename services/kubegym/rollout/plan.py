@@ -149,6 +149,7 @@ class Plan:
             canonical_json(
                 [
                     self.content,
+                    self.tasks_per_shard,
                     [asdict(s) for s in self.segments],
                     self.generation,
                     [asdict(r) for r in self.retries or ()],
