@@ -1,0 +1,151 @@
+"""Which replica of a server to ask: the one with the fewest users, and none that keeps failing.
+
+Health is learnt from the calls themselves (passive ejection): a replica that fails three times in a row is left alone
+for some seconds, then one user tries it (half open) and decides for all. When every replica is out, the one that comes
+back first is asked all the same: refusing without having tried helps nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Sequence
+
+from kubegym.core.errors import InvalidSpec
+from kubegym.http.client import Url
+
+_KEPT_PATHS = 64
+
+
+class Replica:
+    """One server of several that do the same.
+
+    Attributes:
+        url: its base URL.
+        users: how many have taken it and not given it back.
+        failures: failures since the last success.
+        out_until: on the loop's clock, when it may be tried again; 0 while it is well.
+        ours: whether it is a KubeGym server, as far as its users know; None before anybody does.
+    """
+
+    __slots__ = ("_paths", "_probed", "failures", "ours", "out_until", "url", "users")
+
+    def __init__(self, url: Url) -> None:
+        self.url = url
+        self.users = 0
+        self.failures = 0
+        self.out_until = 0.0
+        self.ours: bool | None = None
+        self._probed = False
+        self._paths: dict[str, Url] = {}
+
+    def at(self, path: str) -> Url:
+        """The URL of a path below; ``path`` is percent-encoded where it must be."""
+        url = self._paths.get(path)
+        if url is None:
+            url = self.url / path
+            if len(self._paths) < _KEPT_PATHS:
+                self._paths[path] = url
+        return url
+
+    def usable(self, now: float) -> bool:
+        """Whether a further user may take it."""
+        return not self.out_until or (now >= self.out_until and not self._probed)
+
+    def begin(self) -> None:
+        """Count a user; the first one after the pause is the probe."""
+        self.users += 1
+        if self.out_until:
+            self._probed = True
+
+    def end(self) -> None:
+        """The user has finished. A probe that never asked anything leaves the question open."""
+        self.users -= 1
+        if not self.users:
+            self._probed = False
+
+    def heal(self) -> None:
+        """It answered."""
+        if self.failures:
+            self.failures = 0
+            self.out_until = 0.0
+            self._probed = False
+
+    def __repr__(self) -> str:
+        return f"Replica({self.url.shown!r}, users={self.users}, failures={self.failures})"
+
+
+class Replicas:
+    """Replicas of one server; of one event loop.
+
+    Args:
+        urls: their base URLs, at least one.
+        failures_allowed: failures in a row that put a replica out.
+        out_seconds: for how long, give or take a fifth, so that not all clients come back at once.
+        rng: for that.
+
+    Raises:
+        InvalidSpec: no URL, or one that cannot be used.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        failures_allowed: int = 3,
+        out_seconds: float = 5.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        if not urls:
+            raise InvalidSpec("at least one URL is needed")
+        self.all = [Replica(Url(url)) for url in dict.fromkeys(urls)]
+        self._failures_allowed = failures_allowed
+        self._out_seconds = out_seconds
+        self._rng = rng or random.Random()
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    @property
+    def any_usable(self) -> bool:
+        """Whether there is a replica that is not out."""
+        now = asyncio.get_running_loop().time()
+        return any(replica.usable(now) for replica in self.all)
+
+    def take(self, avoid: Collection[Replica] = ()) -> Replica:
+        """The usable replica with the fewest users, in turn among equals; give it back with ``give``.
+
+        Args:
+            avoid: replicas that were tried already; they are taken only when there is no other.
+        """
+        replicas = self.all
+        count = len(replicas)
+        if count == 1:
+            best: Replica | None = replicas[0]
+        else:
+            now = asyncio.get_running_loop().time()
+            start = self._next
+            self._next = (start + 1) % count
+            best = None
+            for offset in range(count):
+                replica = replicas[(start + offset) % count]
+                if (best is None or replica.users < best.users) and replica.usable(now) and replica not in avoid:
+                    best = replica
+        if best is None:
+            rest = [replica for replica in replicas if replica not in avoid] or replicas
+            best = min(rest, key=lambda replica: (replica.out_until, replica.users))
+        best.begin()
+        return best
+
+    def give(self, replica: Replica) -> None:
+        """The user has finished."""
+        replica.end()
+
+    def failed(self, replica: Replica) -> None:
+        """It could not be reached, broke off, or said that it is not there (502 to 504)."""
+        replica.failures += 1
+        if replica.failures >= self._failures_allowed:
+            pause = self._out_seconds * self._rng.uniform(0.8, 1.2)
+            replica.out_until = asyncio.get_running_loop().time() + pause
+            replica._probed = False
