@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kubegym.core.errors import InvalidSpec
 from kubegym.core.outcomes import Failure
 from kubegym.core.protocols import Assignment, Attempt
 from kubegym.core.retry import Backoff
@@ -251,3 +252,27 @@ async def test_trouble_with_the_store_that_passes_is_not_noticed() -> None:
     run = await started(store, ScriptedEpisodes(), draft(20, 2))
     assert (await run.run()).complete
     await assert_exactly_once(inner)
+
+
+class Unreadable(Rows):
+    """Only the first shard's rows can be read."""
+
+    async def tasks(self, environment: str, first_row: int, count: int) -> list[TaskRow]:
+        if first_row:
+            await asyncio.sleep(3.0)
+            raise InvalidSpec("the dataset has changed while it was read")
+        return await super().tasks(environment, first_row, count)
+
+
+async def test_what_goes_wrong_after_an_error_does_not_hide_it(caplog: pytest.LogCaptureFixture) -> None:
+    """Results that wait for their flush cannot be saved any more; why the run ended is still what is told."""
+    inner = MemoryStore()
+    store = FaultyStore(inner, Script(Rule(Fault.LOSE_REQUEST, key="*.zst", times=1000)))
+    mine = access(store)
+    opened = await open_plan(store, draft(8, 1, tasks_per_shard=7), mine.clock)
+    episodes = ScriptedEpisodes(pause=lambda a: 1.0 if a.task_index < 3 else FOREVER)
+    run = BatchRun(mine, opened, episodes, Unreadable(), replace(QUICK, flush_seconds=FOREVER))
+    with pytest.raises(InvalidSpec, match="has changed"):
+        await run.run()
+    assert "a shard could not be given back" in caplog.text
+    assert (await collect(inner, draft(8, 1, tasks_per_shard=7), ScriptedEpisodes())).totals.settled >= 1
