@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubegym.core.errors import InvalidSpec
@@ -18,6 +20,8 @@ _TRANSFER_SECONDS = 240.0  # no retry begins later: a signature is good for five
 
 def connect(scheme: str, bucket: str, prefix: str, options: StoreOptions) -> Client:
     """A client for a prefix of a bucket; makes no request. Raises InvalidSpec for options that do not fit."""
+    if scheme == "s3":
+        options = _with_environment(options)
     common: dict[str, Any] = {
         "prefix": prefix or None,
         "client_options": _client_options(options),
@@ -38,6 +42,18 @@ def connect(scheme: str, bucket: str, prefix: str, options: StoreOptions) -> Cli
         raise
     except Exception as error:  # obstore raises a family of its own for keys and values it does not like
         raise InvalidSpec(f"{scheme}://{bucket}: {str(error).partition('Debug source')[0].strip()}") from error
+
+
+def _with_environment(options: StoreOptions) -> StoreOptions:
+    """Endpoint and CA bundle from where the AWS tools look for them, unless they are given.
+
+    obstore reads the endpoint, too, but would refuse ``http://`` although somebody wrote it out.
+    """
+    endpoint = options.endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    bundle = os.environ.get("AWS_CA_BUNDLE")
+    return replace(
+        options, endpoint=endpoint or None, ca_bundle=options.ca_bundle or (Path(bundle) if bundle else None)
+    )
 
 
 def _s3(bucket: str, options: StoreOptions, common: dict[str, Any]) -> Client:
