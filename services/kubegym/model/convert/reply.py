@@ -8,10 +8,15 @@ import orjson
 
 from kubegym.core.messages import Item, parts_text
 from kubegym.core.outcomes import StopReason
+from kubegym.model.convert.request import LOGPROBS
 from kubegym.model.convert.tags import CLOSE_TAG, OPEN_TAG, split_thoughts
 from kubegym.model.errors import ModelAborted, ModelReplyInvalid
 
 _INCOMPLETE: dict[Any, StopReason] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+
+
+TOKEN_FIELDS = ("prompt_token_ids", "generation_token_ids", "generation_log_probs")
+"""On the last output item of a model call, where the endpoint tells them (contract 2.7)."""
 
 
 class Completion(NamedTuple):
@@ -39,7 +44,11 @@ def read_completion(chat: Any, params: dict[str, Any], identity: str) -> Complet
         finish = choice.get("finish_reason")
         if finish == "abort" or finish == "error":
             raise ModelAborted(f"the engine gave the request up (finish_reason {finish!r})")
-        output = _output_items(message, choice, identity)
+        output = output_items(message, choice, identity)
+        if tokens := _token_fields(chat, choice, message):
+            output[-1].update(tokens)
+            if not _wants_logprobs(params):  # They came for the fields just placed; twice would double the row.
+                _drop_logprobs(output)
         stop = _INCOMPLETE.get(finish)
         usage = usage_of(chat.get("usage"))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -57,7 +66,8 @@ def overflow_completion(params: dict[str, Any], model: str, identity: str, creat
     return Completion(_response(chat, params, identity, output, "max_output_tokens", None), "context_window")
 
 
-def _output_items(message: dict[str, Any], choice: dict[str, Any], identity: str) -> list[Item]:
+def output_items(message: dict[str, Any], choice: dict[str, Any], identity: str) -> list[Item]:
+    """The items of an assistant message: reasoning, text (an empty one where there is nothing), calls."""
     content = message.get("content")
     if content is None:
         content = ""
@@ -81,6 +91,42 @@ def _output_items(message: dict[str, Any], choice: dict[str, Any], identity: str
     if calls:
         output += [_call_item(call, f"call_{identity}_{index}") for index, call in enumerate(calls)]
     return output
+
+
+def _token_fields(chat: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> dict[str, Any] | None:
+    """The training fields of a call (contract 2.7), all three or none.
+
+    In order of preference (contract 6): a bundle in the message; ``prompt_token_ids`` and ``token_ids`` beside it
+    (vLLM's ``return_token_ids``); ids spelled in the log-probs (``return_tokens_as_token_ids``).
+    """
+    if all(message.get(name) is not None for name in TOKEN_FIELDS):
+        return {name: message[name] for name in TOKEN_FIELDS}
+    prompt = chat.get("prompt_token_ids") or choice.get("prompt_token_ids")
+    entries = (choice.get("logprobs") or {}).get("content")
+    if not prompt or not entries:
+        return None
+    generated = choice.get("token_ids")
+    if generated is None:
+        generated = [_spelled_id(entry["token"]) for entry in entries]
+    if len(generated) != len(entries) or None in generated:
+        return None
+    values = (prompt, generated, [entry["logprob"] for entry in entries])
+    return dict(zip(TOKEN_FIELDS, values, strict=True))
+
+
+def _spelled_id(token: str) -> int | None:
+    number = token.removeprefix("token_id:")
+    return int(number) if number != token and number.isdigit() else None
+
+
+def _wants_logprobs(params: dict[str, Any]) -> bool:
+    return params.get("top_logprobs") is not None or LOGPROBS in (params.get("include") or ())
+
+
+def _drop_logprobs(output: list[Item]) -> None:
+    for item in output:
+        for part in item.get("content") or ():
+            part.pop("logprobs", None)
 
 
 def _message_item(text: str, logprobs: Any, identity: str, refusal: str | None = None) -> Item:

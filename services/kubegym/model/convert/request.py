@@ -14,6 +14,9 @@ from kubegym.model.errors import RequestUnsupported
 ReasoningStyle = Literal["fields", "tags", "drop"]
 """How earlier reasoning goes upstream: as ``reasoning_content`` and ``reasoning``, as think tags, or not at all."""
 
+LOGPROBS = "message.output_text.logprobs"
+"""The ``include`` that asks for log-probs."""
+
 _SAME = ("temperature", "top_p", "user")
 
 
@@ -25,6 +28,13 @@ def chat_request(params: dict[str, Any], model: str, reasoning: ReasoningStyle =
     Raises:
         RequestUnsupported: an item, tool or option that Chat Completions has no words for, or malformed ones.
     """
+    try:
+        return _chat_body(params, model, reasoning)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RequestUnsupported(f"the request is malformed: {error!r}") from None
+
+
+def _chat_body(params: dict[str, Any], model: str, reasoning: ReasoningStyle) -> dict[str, Any]:
     get = params.get
     body: dict[str, Any] = {
         "model": model,
@@ -39,7 +49,7 @@ def chat_request(params: dict[str, Any], model: str, reasoning: ReasoningStyle =
     tools = get("tools")
     choice = get("tool_choice")
     if tools:
-        body["tools"] = [_chat_tool(tool) for tool in tools]
+        body["tools"] = [chat_tool(tool) for tool in tools]
         if choice is not None:
             body["tool_choice"] = _chat_tool_choice(choice)
         if (parallel := get("parallel_tool_calls")) is not None:
@@ -49,6 +59,8 @@ def chat_request(params: dict[str, Any], model: str, reasoning: ReasoningStyle =
     if (count := get("top_logprobs")) is not None:
         body["logprobs"] = True
         body["top_logprobs"] = count
+    elif LOGPROBS in (get("include") or ()):
+        body["logprobs"] = True
     if effort := (get("reasoning") or {}).get("effort"):
         body["reasoning_effort"] = effort
     if text := get("text"):
@@ -233,7 +245,8 @@ def _chat_part(part: dict[str, Any]) -> dict[str, Any]:
     raise RequestUnsupported(f"chat completions have no words for a content part of type {kind!r}")
 
 
-def _chat_tool(tool: dict[str, Any]) -> dict[str, Any]:
+def chat_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """A function tool in chat's words. Raises RequestUnsupported."""
     if tool.get("type") != "function":
         raise RequestUnsupported(f"only function tools can be offered to a chat endpoint, not {tool.get('type')!r}")
     function = {name: tool[name] for name in ("name", "description", "parameters") if tool.get(name) is not None}
