@@ -48,7 +48,6 @@ def param_problems(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     Items and tools are looked at where they are converted. Null and absent mean the same.
     """
     problems: list[dict[str, Any]] = []
-    value: Any
     for name, value in params.items():
         types = _TYPES.get(name)
         if types is None:
@@ -62,11 +61,15 @@ def param_problems(params: Mapping[str, Any]) -> list[dict[str, Any]]:
             problems.append(_problem("value_error", name, _STATEFUL[name], value))
         elif name == "background" and value:
             problems.append(_problem("value_error", name, "no responses are made in the background here", value))
-        elif name == "metadata" and not all(isinstance(v, str) for v in value.values()):
+        elif name == "metadata" and not _all_strings(value):
             problems.append(_problem("string_type", name, "Values of metadata should be strings", value))
     if params.get("input") is None:
         problems.append(_problem("missing", "input", "Field required", None))
     return problems
+
+
+def _all_strings(metadata: Any) -> bool:
+    return all(isinstance(value, str) for value in metadata.values())
 
 
 def _problem(kind: str, name: str, message: str, given: Any) -> dict[str, Any]:
