@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -68,9 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the ``kubegym`` script."""
     secure_standard_streams()
     code = invoke(arguments)
+    logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    sys.exit(code)
+    # Not sys.exit: a thread of a native library (object store, engine) that still finishes a call while the interpreter
+    # is taken down aborts the process, in one of ten quick failures of a store.
+    os._exit(code)
 
 
 if __name__ == "__main__":
