@@ -120,7 +120,10 @@ class Verdict:
 def _finite(name: str, value: Any) -> float:
     if not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, not {type(value).__name__} {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     if not math.isfinite(number):
         raise ValueError(f"{name} must be finite, not {number}")
     return number

@@ -70,11 +70,13 @@ class HookRunner:
         self._sync_seconds = sync_seconds
 
     def inline(self, label: str, hook: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-        """Call a hook; an async one gives its awaitable. Raises Overrun and what the hook raises."""
+        """Call a hook; an async one gives its awaitable. Raises Overrun and what the hook raises, see ``run``."""
         try:
             return self._watchdog.call(label, self._sync_seconds, hook, *args, **kwargs)
-        except SystemExit as error:
-            raise _exited(label, error) from error
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # nobody cancels what does not await: this is the hook's own, too
+            raise _no_exception(label, error) from error
 
     async def run(
         self,
@@ -98,7 +100,8 @@ class HookRunner:
 
         Raises:
             Overrun: it took too long.
-            Exception: whatever the hook raises; its SystemExit and its own CancelledError as RuntimeError.
+            Exception: whatever the hook raises; what is none (SystemExit, its own CancelledError, another framework's
+                cancellation) as RuntimeError, so that one hook never ends a whole run.
         """
         result = self.inline(label, hook, *args, **kwargs)
         if type(result) is CoroutineType or inspect.isawaitable(result):
@@ -117,13 +120,13 @@ class HookRunner:
             if scope.expired():
                 raise WaitedTooLong(f"{label} waited for more than {seconds:g} s") from error
             raise
-        except SystemExit as error:
-            raise _exited(label, error) from error
-        except asyncio.CancelledError as error:
+        except (Exception, KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
             task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
                 raise
-            raise RuntimeError(f"{label} was cancelled by its own code") from error
+            raise _no_exception(label, error) from error
         finally:
             hook_deadline.reset(token)
 
@@ -178,8 +181,13 @@ def _http_status(error: Exception) -> int | None:
     return None
 
 
-def _exited(label: str, error: SystemExit) -> RuntimeError:
-    return RuntimeError(f"{label} called sys.exit({error.code!r})")
+def _no_exception(label: str, error: BaseException) -> RuntimeError:
+    """What a hook raised past every ``except Exception``, as one."""
+    if isinstance(error, SystemExit):
+        return RuntimeError(f"{label} called sys.exit({error.code!r})")
+    if isinstance(error, asyncio.CancelledError):
+        return RuntimeError(f"{label} was cancelled by its own code")
+    return RuntimeError(f"{label} raised {type(error).__name__}: {error}")
 
 
 async def _coroutine(awaitable: Awaitable[Any]) -> Any:

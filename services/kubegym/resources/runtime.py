@@ -89,7 +89,9 @@ class EnvironmentRuntime:
         try:
             async with scope:
                 self._shared = await _resolved(self.cls.setup(self.config))
-        except Exception as error:
+        except (KeyboardInterrupt, GeneratorExit, asyncio.CancelledError):
+            raise
+        except BaseException as error:  # sys.exit, too: the message must say that setup did it
             problem = f"setup took more than {seconds:g} s" if scope.expired() else crash_text("setup", error)
             raise InvalidSpec(f"environment {self.name}: {problem}") from error
         self._started = True
