@@ -42,6 +42,7 @@ class AgentSettings:
         seed: the run's seed; None sends none, so that a task's rollouts differ.
         overrides: Responses create-params that win over the row's own; ``metadata`` is merged by key.
         on_truncated: whether a truncated conversation is verified or left unscored.
+        verify: False leaves every rollout unscored, marked ``verification_skipped`` (contract 1.3).
     """
 
     max_steps: int | None = None
@@ -52,6 +53,7 @@ class AgentSettings:
     seed: int | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     on_truncated: Literal["Verify", "Skip"] = "Verify"
+    verify: bool = True
 
 
 async def run_attempt(assignment: Assignment, session: Session, model: ModelClient, settings: AgentSettings) -> Attempt:
@@ -126,6 +128,8 @@ class _Run:
         try:
             async with scope:
                 await self.converse()
+                if not self.settings.verify:
+                    return self.ended(Verdict(None, fields={"verification_skipped": True}))
                 if self.settings.on_truncated == "Skip" and self.stop_reason in TRUNCATED:
                     return self.ended(Verdict(None))
                 return self.ended(await self.verify())
@@ -141,6 +145,8 @@ class _Run:
         self.params = params = request_params(assignment.row, session.tools(), settings.overrides)
         self.transcript.input = input_items(params.get("input") or [])
         seeded = await session.seed()
+        if params.get("tools") is None and (told := session.tools()):
+            params["tools"] = told  # a session behind HTTP learns them from its seed
         if seeded:
             self.transcript.input += seeded
             params["input"] = self.transcript.input

@@ -8,15 +8,41 @@ its number says.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
+from kubegym.core.errors import (
+    AgentError,
+    JudgeError,
+    ModelError,
+    RolloutError,
+    ToolFailed,
+    VerifierError,
+    WorkerError,
+)
 from kubegym.core.outcomes import Failure, Stage
 
 WIRE_HEADER = b"x-kubegym-wire"
 """Request header: ``1`` says that the caller understands a null reward."""
 
+DEADLINE_HEADER = b"x-kubegym-deadline"
+"""Request header: seconds that the rollout has left."""
+
+FAILURE_HEADER = b"x-kubegym-failure"
+"""Reply header: ``1`` says that the attempt has failed, with the ``kubegym.failure`` of the body."""
+
 FAILURE_CLASS = "_ng_failure_class"
 FAILURE_TERMINAL = "_ng_failure_terminal"
+_NOT_FIELDS = frozenset(
+    {
+        *("responses_create_params", "response", "reward", "reward_components", "kubegym", "agent_ref"),
+        *("_ng_task_index", "_ng_rollout_index", "_ng_attempt_index", "_ng_rollout_id"),
+        *(FAILURE_CLASS, FAILURE_TERMINAL, "_ng_failure_judge_error", "_ng_no_persist"),
+    }
+)
+_ERRORS: dict[str, type[RolloutError]] = {
+    error.stage: error for error in (AgentError, JudgeError, ModelError, ToolFailed, VerifierError, WorkerError)
+}
 _STAGES: dict[str, Stage] = {
     "judge_failed": "judge",
     "judge_error": "judge",
@@ -73,3 +99,45 @@ def failure_of(reply: Mapping[str, Any], attempt: int) -> Failure | None:
     message = reply.get("_ng_failure_judge_error") or f"the server marked its reply {kind!r}"
     reason = "".join(word.capitalize() for word in str(kind).split("_"))
     return Failure(stage, reason, str(message), not reply.get(FAILURE_TERMINAL), attempt)
+
+
+def error_of(failure: Failure) -> RolloutError:
+    """The error that becomes this failure again: what another server found out, to be raised here."""
+    kind = _ERRORS.get(failure.stage, AgentError)
+    return kind(failure.message, reason=failure.reason, retryable=failure.retryable)
+
+
+def fields_of(reply: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``/run`` or ``/verify`` reply adds to the row: neither an echo of it nor part of the contract's frame.
+
+    Servers echo all of the row, a part or nothing (contract 1.7); copies of ``reward_components`` at the top level are
+    left out, because the row gets them again.
+    """
+    given = reply.get("reward_components")
+    components = given if isinstance(given, dict) else {}
+    masks = reply.get(FAILURE_CLASS) is None and reply.get("reward") is not None
+    return {
+        name: value
+        for name, value in reply.items()
+        if name not in _NOT_FIELDS
+        and not (name in row and row[name] == value)
+        and not (name in components and components[name] == value)
+        and (masks or name != "mask_sample")
+    }
+
+
+def number_of(value: object) -> float | None:
+    """A reward or component as a finite number; None for anything else."""
+    if not isinstance(value, int | float):
+        return None
+    number = float(value)
+    return number if isfinite(number) else None
+
+
+def components_of(reply: Mapping[str, Any]) -> dict[str, float]:
+    """The reply's ``reward_components``, as far as they are finite numbers under names the row has no other use for."""
+    given = reply.get("reward_components")
+    if not isinstance(given, dict):
+        return {}
+    numbers = {name: number_of(value) for name, value in given.items() if name not in _NOT_FIELDS}
+    return {name: number for name, number in numbers.items() if number is not None}
