@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kubegym.core.clock import SystemClock
-from kubegym.rollout import BatchRun, ChildSpec, StoreAccess, local_holder, open_plan
+from kubegym.rollout import BatchRun, ChildSpec, Holder, StoreAccess, local_holder, open_plan
 from kubegym.storage import LocalStore
 from testbed.episodes import Rows, ScriptedEpisodes, draft, lognormal, mixed
 from testbed.runs import QUICK
@@ -22,10 +22,10 @@ async def episodes(argument: object) -> ScriptedEpisodes:
     return ScriptedEpisodes(mixed, pause=lognormal(1.0, 0.03))
 
 
-async def main(folder: Path, isolate: bool) -> None:
+async def main(folder: Path, isolate: bool, holder: Holder) -> None:
     """One life of a worker. ``isolate``: suspects of the life before run in a child."""
     store = LocalStore(folder)
-    access = StoreAccess(store, local_holder(), SystemClock())
+    access = StoreAccess(store, holder, SystemClock())
     opened = await open_plan(store, ASKED, access.clock)
     child = ChildSpec("testbed.killed:episodes") if isolate else None
     run = BatchRun(access, opened, await episodes(None), Rows(), SETTINGS, child=child)
@@ -36,4 +36,5 @@ async def main(folder: Path, isolate: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]) % 2 == 0))
+    with local_holder() as mine:
+        asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]) % 2 == 0, mine))

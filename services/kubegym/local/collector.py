@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from kubegym.resources import Environment, LoadedEnvironment, load_environment
 from kubegym.rollout import (
     Group,
     GroupPolicy,
+    Holder,
     Plan,
     StoreAccess,
     StreamPool,
@@ -100,6 +102,8 @@ class Collector:
         self._plan: Plan | None = None
         self._next = 0
         self._current: _Collection | None = None
+        self._holding = ExitStack()
+        self._holder: Holder
 
     @property
     def run_id(self) -> str:
@@ -111,9 +115,11 @@ class Collector:
         classes: dict[str, LoadedEnvironment] = {self._entry.name: self._loaded}
         self._episodes = build_episodes(spec, classes=classes, clients=self._clients)
         try:
+            self._holder = self._holding.enter_context(local_holder())
             await self._episodes.start()
             await self._open()
         except BaseException:
+            self._holding.close()
             await self._episodes.close()
             raise
         return self
@@ -127,6 +133,7 @@ class Collector:
             finally:
                 await self._working().close()
         finally:
+            self._holding.close()
             if self._owns_store:
                 await self._store.close()
 
@@ -206,7 +213,7 @@ class Collector:
 
     def _pool(self, plan: Plan, tasks: Tasks, rollouts_per_task: int) -> StreamPool:
         return StreamPool(
-            StoreAccess(self._store, local_holder(), SystemClock()),
+            StoreAccess(self._store, self._holder, SystemClock()),
             self._rows(tasks),
             run_id=plan.run_id,
             rollouts_per_task=rollouts_per_task,

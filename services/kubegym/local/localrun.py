@@ -26,6 +26,7 @@ from kubegym.rollout import (
     BatchRun,
     ChildSpec,
     Draft,
+    Holder,
     Manifest,
     Opened,
     Progress,
@@ -197,15 +198,22 @@ class LocalRun:
             if stored is None:  # what can refuse the run does so before anything is written
                 await probe_conditional_writes(store)
                 await self._prepare(episodes)
-            return await self._collect(store, output, draft, episodes, tasks)
+            with local_holder() as holder:
+                return await self._collect(store, holder, output, draft, episodes, tasks)
         finally:
             await store.close()
 
     async def _collect(
-        self, store: ObjectStore, output: str, draft: Draft, episodes: LocalEpisodes, tasks: RunTasks
+        self,
+        store: ObjectStore,
+        holder: Holder,
+        output: str,
+        draft: Draft,
+        episodes: LocalEpisodes,
+        tasks: RunTasks,
     ) -> RunResult:
         """Generation after generation until everything asked for is there."""
-        access = StoreAccess(store, local_holder(), SystemClock())
+        access = StoreAccess(store, holder, SystemClock())
         resumed: int | None = None
         if self._retry is not None:
             await open_plan(store, draft, access.clock)  # refuses what is not this run any more

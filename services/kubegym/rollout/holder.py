@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from kubegym.rollout.head import Holder
@@ -11,10 +14,25 @@ from kubegym.rollout.head import Holder
 _LOCAL = "local"
 
 
-def local_holder() -> Holder:
-    """This process as a holder: host, boot, process id and start time, so that a reused pid is not mistaken."""
+_at_work: set[str] = set()
+"""Ids of the holders of this process that still work."""
+_serial = itertools.count(1)
+
+
+@contextmanager
+def local_holder() -> Iterator[Holder]:
+    """A piece of this process's work as a holder, for as long as the block lasts.
+
+    The id says host, boot, process id and start time, so that a reused pid is not mistaken, and a number, so that one
+    run of a process (a notebook) is told from the next.
+    """
     pid = os.getpid()
-    return Holder(f"{_LOCAL}/{socket.gethostname()}/{_boot_id()}/{pid}/{_started(pid)}", str(pid))
+    identity = f"{_LOCAL}/{socket.gethostname()}/{_boot_id()}/{pid}/{_started(pid)}/{next(_serial)}"
+    _at_work.add(identity)
+    try:
+        yield Holder(identity, str(pid))
+    finally:
+        _at_work.discard(identity)
 
 
 def job_holder(uid: str, pod: str) -> Holder:
@@ -23,13 +41,15 @@ def job_holder(uid: str, pod: str) -> Holder:
 
 
 def is_gone(holder: Holder) -> bool:
-    """Whether a holder is a process of this machine that no longer runs. False where that cannot be known."""
+    """Whether a holder is of this machine and works no longer. False where that cannot be known."""
     kind, *rest = holder.id.split("/")
-    if kind != _LOCAL or len(rest) != 4:
+    if kind != _LOCAL or len(rest) != 5:
         return False
-    host, boot, pid, started = rest
+    host, boot, pid, started, _ = rest
     if host != socket.gethostname():
         return False
+    if int(pid) == os.getpid() and boot == _boot_id() and started == _started(os.getpid()):
+        return holder.id not in _at_work
     return boot != _boot_id() or _started(int(pid)) != started
 
 
