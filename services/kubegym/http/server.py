@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """An answer: a body, or a stream of pieces."""
+    """An answer: a body, or a stream of pieces, whose ``aclose`` is called at its end, whatever that is."""
 
     body: bytes = b""
     status: int = 200
@@ -280,8 +280,8 @@ async def _send(reply: Reply, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
         return
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
     try:
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         async with WhileConnected(receive):
             async for piece in reply.stream:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
@@ -292,8 +292,8 @@ async def _send(reply: Reply, receive: Receive, send: Send) -> None:
         log.warning("a streamed reply broke off: %s: %s", type(error).__name__, error)
         return
     finally:
-        if isinstance(reply.stream, AsyncGenerator):
-            await reply.stream.aclose()
+        if (close := getattr(reply.stream, "aclose", None)) is not None:
+            await close()
     await send({"type": "http.response.body", "body": b""})
 
 

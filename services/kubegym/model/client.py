@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import orjson
 
@@ -23,9 +25,16 @@ from kubegym.core.clock import Clock, Deadline, SystemClock
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
-from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
+from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, StreamedReply, Url
 from kubegym.model.api_key import ApiKey
-from kubegym.model.convert import Completion, ReasoningStyle, chat_request, overflow_completion, read_completion
+from kubegym.model.convert import (
+    TOKEN_FIELDS,
+    Completion,
+    ReasoningStyle,
+    chat_request,
+    overflow_completion,
+    read_completion,
+)
 from kubegym.model.errors import (
     ContextWindowExceeded,
     ModelAborted,
@@ -37,6 +46,8 @@ from kubegym.model.errors import (
     RequestUnsupported,
 )
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
+
+log = logging.getLogger("kubegym.model")
 
 OnCall = Callable[[float, float, str, int, int], None]
 """Told of every call: seconds, seconds waited for capacity, "ok" or the error's reason, input and output tokens."""
@@ -50,6 +61,8 @@ class _Client:
     Args:
         model: the name to ask for.
         sampling: chat fields forced onto every request, last (``temperature``, ``max_tokens``, vendor fields).
+        token_ids: ask for token ids and log-probs, which become the training fields of contract 2.7. An endpoint that
+            does not tell them is logged, once.
         reasoning: how reasoning in the history goes upstream.
         request_timeout: seconds for one try; None leaves the rollout's deadline as the only limit.
         faults: tries and pauses for trouble.
@@ -63,6 +76,7 @@ class _Client:
         model: str,
         *,
         sampling: Mapping[str, Any] | None = None,
+        token_ids: bool = False,
         reasoning: ReasoningStyle = "fields",
         request_timeout: float | None = None,
         faults: Backoff = FAULTS,
@@ -71,7 +85,9 @@ class _Client:
         on_call: OnCall | None = None,
     ) -> None:
         self.model = model
-        self._sampling = dict(sampling or {})
+        self.sampling = dict(sampling or {})
+        self._token_ids = token_ids
+        self._told = False
         self._reasoning = reasoning
         self._request_timeout = float("inf") if request_timeout is None else request_timeout
         self._faults = faults
@@ -131,8 +147,10 @@ class _Client:
         body = chat_request(request, self.model, self._reasoning)
         if seed is not None:
             body["seed"] = seed
-        if self._sampling:
-            body.update(self._sampling)
+        if self._token_ids:
+            body["return_token_ids"] = body["logprobs"] = True
+        if self.sampling:
+            body.update(self.sampling)
         return body
 
     async def _try(
@@ -144,7 +162,10 @@ class _Client:
         identity = f"{self._identity}{next(self._replies):08x}"
         try:
             chat, version = await self._chat(body, timeout)
-            return read_completion(chat, params, identity), version
+            completion = read_completion(chat, params, identity)
+            if self._token_ids and TOKEN_FIELDS[0] not in completion.response["output"][-1]:
+                self._warn_once()
+            return completion, version
         except ContextWindowExceeded:
             return overflow_completion(params, self.model, identity, int(time.time())), None
         except (ModelReplyInvalid, ModelAborted) as error:
@@ -152,6 +173,11 @@ class _Client:
                 raise
             # Conversion does not know who said it.
             raise type(error)(f"{self._where()}: {error.message}", retryable=error.retryable) from None
+
+    def _warn_once(self) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("%s tells no token ids: what it answers cannot train", self._where())
 
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         """One chat completion, as parsed JSON, and the policy version if told. Raises ModelError."""
@@ -224,6 +250,28 @@ class ChatClient(_Client):
         url = self._base / path
         return await self._exchange(b"GET", url, b"", timeout)
 
+    async def post(self, body: bytes, timeout: float) -> Response:
+        """A chat call as others wrote it, sent once: whatever the status and the body say. Raises ModelError."""
+        response = await self._exchange(b"POST", self._chat_url, body, timeout)
+        if response.status == 401 and self._key.reread():
+            return await self._exchange(b"POST", self._chat_url, body, timeout)
+        return response
+
+    @asynccontextmanager
+    async def stream(self, body: bytes, timeout: float) -> AsyncIterator[StreamedReply]:
+        """Like ``post``, with the reply piece by piece; what breaks inside the block is an HttpError as it is.
+
+        Raises:
+            ModelError: there is no reply.
+        """
+        async with AsyncExitStack() as stack:
+            try:
+                opened = self._http.stream(b"POST", self._chat_url, self._header_block(), body, timeout)
+                reply = await stack.enter_async_context(opened)
+            except HttpError as error:
+                raise self._transport_error(error, self._chat_url, timeout) from error
+            yield reply
+
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         if self._limit_field != "max_tokens" and "max_tokens" in body:
             body[self._limit_field] = body.pop("max_tokens")
@@ -248,12 +296,15 @@ class ChatClient(_Client):
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
         try:
             return await self._http.request(method, url, self._header_block(), body, timeout)
-        except ReadTimeout as error:
-            raise ModelTimeout(f"{url.shown} gave no whole reply in {timeout:g} s: {error.message}") from None
-        except BodyTooLarge as error:
-            raise ModelReplyInvalid(f"{url.shown}: {error.message}", retryable=False, status=200) from None
         except HttpError as error:
-            raise ModelUnavailable(f"{url.shown}: {error.message}") from error
+            raise self._transport_error(error, url, timeout) from error
+
+    def _transport_error(self, error: HttpError, url: Url, timeout: float) -> ModelError:
+        if isinstance(error, ReadTimeout):
+            return ModelTimeout(f"{url.shown} gave no whole reply in {timeout:g} s: {error.message}")
+        if isinstance(error, BodyTooLarge):
+            return ModelReplyInvalid(f"{url.shown}: {error.message}", retryable=False, status=200)
+        return ModelUnavailable(f"{url.shown}: {error.message}")
 
     def _header_block(self) -> bytes:
         try:
@@ -323,6 +374,11 @@ class EngineClient(_Client):
     async def close(self) -> None:
         """Close the engine; it may have to wait for its threads, so not on the event loop's."""
         await asyncio.to_thread(self._engine.close)
+
+    async def complete(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """A chat call as others wrote it, made once. Raises ModelError."""
+        chat, _ = await self._chat(body, timeout)
+        return cast("dict[str, Any]", chat)
 
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         try:

@@ -58,7 +58,7 @@ def _judge(response: Response, client: ChatClient) -> None:
     if not 200 <= response.status < 300:
         text = response.body[:4096].decode(errors="replace")
         raise status_error(response.status, client.redact(text), f"{client.base_url}/models")
-    served = _model_names(response.body)
+    served = model_names(response.body)
     if served and client.model not in served:
         names = ", ".join(sorted(served)[:_SHOWN]) + (
             f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""
@@ -66,7 +66,7 @@ def _judge(response: Response, client: ChatClient) -> None:
         raise ModelNotFound(f"{client.base_url} does not serve the model {client.model!r}; it serves: {names}")
 
 
-def _model_names(body: bytes) -> set[str]:
+def model_names(body: bytes) -> set[str]:
     """The ids of a model list, aliases included; empty when it is none."""
     try:
         listed: Any = orjson.loads(body)
