@@ -165,7 +165,7 @@ def _load_folder(folder: Path) -> LoadedEnvironment:
     importlib.invalidate_caches()
     try:
         module = importlib.import_module(f"{package}.app")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's sys.exit() would end the run as if all were done
         for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
             del sys.modules[name]
         raise InvalidSpec(_import_problem(error, folder)) from error
@@ -175,7 +175,7 @@ def _load_folder(folder: Path) -> LoadedEnvironment:
 def _load_entry_point(point: EntryPoint) -> LoadedEnvironment:
     try:
         target = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InvalidSpec(f"environment {point.name} ({point.value}) does not import: {error}") from error
     cls = _the_environment(target, point.value) if isinstance(target, ModuleType) else target
     if not _is_environment(cls):
@@ -215,7 +215,7 @@ def _the_environment(module: ModuleType, where: object) -> type[Environment]:
     )
 
 
-def _import_problem(error: Exception, folder: Path) -> str:
+def _import_problem(error: BaseException, folder: Path) -> str:
     """File, line and reason, for a person who wrote the file."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {error.msg}"
