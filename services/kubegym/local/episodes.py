@@ -1,19 +1,22 @@
-"""Episodes of a run in this process: environments, models and agent composed (no HTTP between them)."""
+"""Episodes of a run: environments, models and agent composed in this process, or served and called over HTTP."""
 
 from __future__ import annotations
 
 import importlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from kubegym.agent import TRUNCATED, AgentSettings, apply_verdict, run_attempt
+from kubegym.agent.resources_client import ResourcesClient
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
-from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient
+from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient, Session
 from kubegym.core.trajectory import Rollout
+from kubegym.http import HttpClient
 from kubegym.local.models import OnCall, build_client
 from kubegym.local.runspec import Entry, RunSpec
 from kubegym.resources import (
@@ -27,21 +30,29 @@ from kubegym.resources import (
 
 log = logging.getLogger("kubegym.local")
 
+Attempting = Callable[[Assignment], Awaitable[Attempt]]
 STALLED_EXIT = 70
 """Exit code of a worker whose environment code blocked it for good (EX_SOFTWARE)."""
 
 
 class Part:
-    """An entry at work: its environment, its models, how its attempts are made."""
+    """An entry at work: its environment, its models, how its attempts are made.
+
+    An attempt is made by this process, or by an agent server; its session is held by this process, or by a resources
+    server. The environment is here in any case: its rows are checked, its groups verified, its metrics computed here.
+    """
 
     def __init__(
-        self, entry: Entry, loaded: LoadedEnvironment, runtime: EnvironmentRuntime, models: Mapping[str, ModelClient]
+        self,
+        entry: Entry,
+        loaded: LoadedEnvironment,
+        runtime: EnvironmentRuntime,
+        models: Mapping[str, ModelClient],
+        http: HttpClient,
     ) -> None:
         self.entry = entry
         self.loaded = loaded
         self.runtime = runtime
-        self.policy = models["policy"]
-        self.others = {role: client for role, client in models.items() if role != "policy"}
         self.settings = AgentSettings(
             max_steps=entry.max_steps,
             max_total_tokens=entry.max_total_tokens,
@@ -57,17 +68,56 @@ class Part:
             verifier=name,
             verifier_version=runtime.verifier_version,
             agent=f"{name}_{entry.harness}_agent",
-            model=self.policy.model,
+            model=models["policy"].model if "policy" in models else entry.models["policy"].model,
         )
+        self.attempt = self._remote(http) if entry.agent_urls else self._here(models, http)
+
+    def _remote(self, http: HttpClient) -> Attempting:
+        from kubegym.rollout.remote import RemoteAgent, RemoteEpisodes
+
+        entry = self.entry
+        agent = RemoteAgent(
+            entry.agent_urls,
+            self.info,
+            deadline_seconds=entry.rollout_timeout,
+            seed=entry.seed,
+            max_steps=entry.max_steps,
+            max_total_tokens=entry.max_total_tokens,
+            on_truncated=entry.on_truncated,
+            overrides=entry.sampling,
+        )
+        return RemoteEpisodes({entry.name: agent}, http=http).run
+
+    def _here(self, models: Mapping[str, ModelClient], http: HttpClient) -> Attempting:
+        policy = models["policy"]
+        others = {role: client for role, client in models.items() if role != "policy"}
+        runtime, settings = self.runtime, self.settings
+        open_session: Callable[[Assignment], Session]
+        if self.entry.resources_urls:
+            open_session = ResourcesClient(self.entry.resources_urls, http=http).session
+        else:
+            open_session = partial(runtime.session, models=others)
+
+        async def attempt(assignment: Assignment) -> Attempt:
+            try:
+                session = open_session(assignment)
+            except RolloutError as error:
+                return Attempt("failed", failure=error.failure(assignment.attempt))
+            return await run_attempt(assignment, session, policy, settings)
+
+        return attempt
 
 
 class LocalEpisodes:
-    """Implements ``core.protocols.Episodes`` over parts of this process."""
+    """Implements ``core.protocols.Episodes`` over parts of this process and served ones."""
 
-    def __init__(self, parts: Mapping[str, Part], clients: list[ModelClient], watchdog: Watchdog) -> None:
+    def __init__(
+        self, parts: Mapping[str, Part], clients: list[ModelClient], watchdog: Watchdog, http: HttpClient
+    ) -> None:
         self.parts = parts
         self.clients = clients  # closed with the episodes
         self._watchdog = watchdog
+        self._http = http
 
     async def start(self) -> None:
         """Set the environments up. Raises InvalidSpec."""
@@ -76,12 +126,7 @@ class LocalEpisodes:
 
     async def run(self, assignment: Assignment) -> Attempt:
         """Make one attempt."""
-        part = self.parts[assignment.environment]
-        try:
-            session = part.runtime.session(assignment, part.others)
-        except RolloutError as error:
-            return Attempt("failed", failure=error.failure(assignment.attempt))
-        return await run_attempt(assignment, session, part.policy, part.settings)
+        return await self.parts[assignment.environment].attempt(assignment)
 
     def info(self, environment: str) -> EnvironmentInfo:
         """Names and versions for rows."""
@@ -113,6 +158,7 @@ class LocalEpisodes:
                 await part.runtime.close()
         finally:
             self._watchdog.close()
+            await self._http.close()
             for client in self.clients:
                 await client.close()
 
@@ -185,25 +231,26 @@ def build_episodes(
     watchdog = Watchdog(on_stall or end_process)
     made: dict[str, ModelClient] = {}
     parts: dict[str, Part] = {}
+    http = HttpClient()
     for entry in spec.entries:
         loaded = (classes or {}).get(entry.name) or load(entry.environment)
         runtime = EnvironmentRuntime(loaded.cls, entry.config, name=loaded.name, limits=limits, watchdog=watchdog)
         if entry.harness != "simple":
             raise InvalidSpec(f"{entry.name}: no harness is called {entry.harness!r}; there is: simple")
         models: dict[str, ModelClient] = dict(clients or {})
+        if not models and "policy" not in entry.models:
+            raise InvalidSpec(
+                f"{entry.name}: no policy model: give --base-url and --model, or --engine, or models.policy"
+            )
         for role, ref in entry.models.items():
-            if role in models:
+            if role in models or entry.agent_urls:  # the agent server has its own
                 continue
             key = repr(ref)
             if key not in made:
                 made[key] = build_client(ref, concurrency=spec.concurrency, on_call=on_call)
             models[role] = made[key]
-        if "policy" not in models:
-            raise InvalidSpec(
-                f"{entry.name}: no policy model: give --base-url and --model, or --engine, or models.policy"
-            )
-        parts[entry.name] = Part(entry, loaded, runtime, models)
-    return LocalEpisodes(parts, list(made.values()), watchdog)
+        parts[entry.name] = Part(entry, loaded, runtime, models, http)
+    return LocalEpisodes(parts, list(made.values()), watchdog, http)
 
 
 def end_process(label: str, stack: str) -> None:

@@ -238,7 +238,7 @@ class LocalRun:
         """Ask the models whether they are there, and set the environments up; once."""
         if not self._prepared:
             self._prepared = True
-            await check_models([part.policy for part in episodes.parts.values()] + episodes.clients)
+            await check_models([*(self._clients or {}).values(), *episodes.clients])
             await episodes.start()
 
     def _batch_run(self, access: StoreAccess, opened: Opened, episodes: LocalEpisodes, tasks: RunTasks) -> BatchRun:

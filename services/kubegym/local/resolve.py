@@ -55,6 +55,8 @@ class RunFlags:
     max_steps: int | None = None
     output: str | None = None
     materialized_inputs: bool = False
+    agent_urls: tuple[str, ...] = ()
+    resources_urls: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("limit", "rollouts_per_task", "concurrency", "max_output_tokens", "max_steps"):
@@ -63,6 +65,8 @@ class RunFlags:
                 raise InvalidSpec(f"--{name.replace('_', '-')} must be at least 1, not {value}")
         if self.offset is not None and self.offset < 0:
             raise InvalidSpec(f"--offset must be at least 0, not {self.offset}")
+        if self.agent_urls and self.resources_urls:
+            raise InvalidSpec("--agent-url and --resources-url: an agent server knows its resources server; give one")
 
     def policy(self) -> ModelRef | None:
         """The policy model the flags name. Raises InvalidSpec for flags that do not go together."""
@@ -341,6 +345,8 @@ def _with_flags(spec: RunSpec, flags: RunFlags) -> RunSpec:
                 sampling={**entry.sampling, **flags.sampling()},
                 seed=entry.seed if flags.seed is None else flags.seed,
                 max_steps=flags.max_steps or entry.max_steps,
+                agent_urls=flags.agent_urls,
+                resources_urls=flags.resources_urls,
             )
         )
     if flags.dataset is not None and len(entries) > 1:

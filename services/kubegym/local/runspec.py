@@ -84,6 +84,8 @@ class Entry:
         max_steps, max_total_tokens, rollout_timeout: limits.
         seed: of the sampling; None sends none.
         on_truncated: what becomes of truncated conversations.
+        agent_urls: replicas of an agent server that makes the attempts; none: this process makes them.
+        resources_urls: replicas of the resources server that holds the sessions; none: this process holds them.
     """
 
     name: str
@@ -101,6 +103,8 @@ class Entry:
     rollout_timeout: float = 3600.0
     seed: int | None = None
     on_truncated: Literal["Verify", "Skip"] = "Verify"
+    agent_urls: tuple[str, ...] = ()
+    resources_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,8 @@ class RunSpec:
         for entry in raw["entries"]:
             models = {role: ModelRef(**model) for role, model in entry["models"].items()}
             dataset = DatasetRef(**entry["dataset"]) if entry["dataset"] else None
-            agents = tuple(entry["agent_refs"])
-            entries.append(Entry(**{**entry, "models": models, "dataset": dataset, "agent_refs": agents}))
+            tuples = {name: tuple(entry[name]) for name in ("agent_refs", "agent_urls", "resources_urls")}
+            entries.append(Entry(**{**entry, **tuples, "models": models, "dataset": dataset}))
         return cls(**{**raw, "entries": tuple(entries)})
 
 
