@@ -8,6 +8,8 @@ import orjson
 
 DONE = b"data: [DONE]\n\n"
 
+_CHUNK_FIELDS = ("id", "created", "model", "system_fingerprint")
+
 
 def response_events(response: dict[str, Any]) -> bytes:
     """A Responses object: ``response.created``, one ``response.output_item.done`` an item, ``response.completed``.

@@ -1,0 +1,255 @@
+"""The model server: Responses, Chat Completions and Messages over any number of replicas of a model (contract 1.4).
+
+It keeps a rollout at one replica, speaks for models that know Chat Completions only, and holds no state that a client
+could miss: any model server may answer any call. It asks once and says honestly what came of it; whether to ask again
+is its caller's business, who knows the rollout's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kubegym.core.clock import Deadline
+from kubegym.core.errors import ModelError
+from kubegym.core.protocols import CallContext, ModelReply
+from kubegym.http.presence import WhileConnected
+from kubegym.http.server import App, Problem, Reply, Request, serve
+from kubegym.model.convert import (
+    ReasoningStyle,
+    Sanitised,
+    message_of_response,
+    param_problems,
+    params_of_messages,
+    sanitise,
+)
+from kubegym.model.errors import RequestUnsupported
+from kubegym.model.metrics import ModelServerMetrics
+from kubegym.model.openapi import document
+from kubegym.model.passthrough import Relay, pass_chat, pass_stream
+from kubegym.model.replies import EVENTS, failure_reply, status_of, version_headers
+from kubegym.model.streaming import failed_events, message_events, response_events
+from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_model
+
+DEADLINE_HEADER = b"x-kubegym-deadline"
+"""Request header: seconds the rollout has left."""
+COOKIE = b"kubegym-route"
+"""Keeps callers without a rollout id at one replica, where there are several. Optional."""
+
+_Work = Callable[[Request, str | None], Awaitable[Reply]]
+
+
+class ModelServer(App):
+    """An ASGI application that serves a model.
+
+    Args:
+        upstreams: replicas of the model, each a URL up to and with ``/v1`` or a client; closed with the server.
+        model: the name to ask URLs for.
+        api_key: for URLs; a Path is a file that is read again while we run.
+        sampling: chat fields forced onto every call, for URLs.
+        token_ids: ask URLs for token ids and log-probs (contract 2.7).
+        reasoning: how reasoning in the history goes to URLs.
+        request_timeout: seconds for a call; callers may ask for less by ``x-kubegym-deadline``.
+        rng: for pauses between tries.
+
+    Raises:
+        InvalidSpec: no upstream, one twice, or a URL, key or field that cannot be used.
+        InputError: a key file that cannot be read.
+    """
+
+    def __init__(
+        self,
+        upstreams: Sequence[Client | str],
+        *,
+        model: str = "",
+        api_key: str | Path | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        token_ids: bool = False,
+        reasoning: ReasoningStyle = "fields",
+        request_timeout: float = 3600.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        options: dict[str, Any] = {"sampling": sampling, "token_ids": token_ids, "reasoning": reasoning}
+        clients = [
+            endpoint_client(one, model, api_key=api_key, **options) if isinstance(one, str) else one
+            for one in upstreams
+        ]
+        self._upstreams = Upstreams(clients, rng=rng)
+        self._request_timeout = request_timeout
+        self._counters = ModelServerMetrics(self._upstreams.states)
+        self._models = self._model_list()
+        super().__init__(
+            "KubeGym model server",
+            {
+                ("POST", "/v1/responses"): self._route("/v1/responses", self._responses),
+                ("POST", "/v1/chat/completions"): self._route("/v1/chat/completions", self._chat),
+                ("POST", "/v1/messages"): self._route("/v1/messages", self._messages, anthropic=True),
+                ("GET", "/v1/models"): self._list_models,
+            },
+            stop=self._upstreams.close,
+            unready=lambda: None if self._upstreams.any_usable else "no upstream answers",
+            registry=self._counters.registry,
+            document=document,
+        )
+
+    def _route(self, path: str, work: _Work, *, anthropic: bool = False) -> Callable[[Request], Awaitable[Reply]]:
+        """A handler that counts, routes, answers errors, and stops when the client leaves."""
+        counters = self._counters
+
+        async def handle(request: Request) -> Reply:
+            clock = asyncio.get_running_loop().time
+            started = clock()
+            counters.started()
+            outcome = "gone"
+            stream: Any = None
+            try:
+                key, headers = self._key(request)
+                assert request.receive is not None
+                async with WhileConnected(request.receive):
+                    try:
+                        reply = await work(request, key)
+                    except ModelError as error:
+                        reply = failure_reply(error, anthropic=anthropic)
+                reply.headers += headers
+                outcome, stream = str(reply.status), reply.stream
+                return reply
+            except Problem as problem:
+                outcome = str(problem.status)
+                raise
+            finally:
+                if isinstance(stream, Relay):
+                    stream.on_end = lambda ending: counters.ended(path, ending, clock() - started)
+                else:
+                    counters.ended(path, outcome, clock() - started)
+
+        return handle
+
+    def _key(self, request: Request) -> tuple[str | None, list[tuple[bytes, bytes]]]:
+        """Who calls, as far as choosing a replica goes, and the cookie by which to tell next time."""
+        if request.rollout is not None:
+            return request.rollout, []
+        if len(self._upstreams) == 1:
+            return None, []
+        for pair in request.headers.get(b"cookie", b"").split(b";"):
+            name, _, value = pair.strip().partition(b"=")
+            if name == COOKIE and value:
+                return value.decode("latin-1"), [(b"set-cookie", _cookie(value))]
+        key = os.urandom(12).hex()
+        return key, [(b"set-cookie", _cookie(key.encode()))]
+
+    def _timeout(self, request: Request) -> float:
+        text = request.headers.get(DEADLINE_HEADER)
+        if text is None:
+            return self._request_timeout
+        try:
+            seconds = float(text)
+        except ValueError:
+            seconds = -1.0
+        if not 0 <= seconds < float("inf"):
+            raise Problem.invalid(["header", DEADLINE_HEADER.decode()], "must be a number of seconds")
+        return min(seconds, self._request_timeout)
+
+    async def _respond(self, request: Request, key: str | None, params: dict[str, Any]) -> ModelReply:
+        context = CallContext(key or "", Deadline(self._timeout(request)))
+        reply = await self._upstreams.ask(key, lambda client: client.respond(params, context))
+        if usage := reply.response["usage"]:
+            self._counters.used(usage["input_tokens"], usage["output_tokens"])
+        return reply
+
+    async def _responses(self, request: Request, key: str | None) -> Reply:
+        params = request.object()
+        sanitised: Sanitised | None = None
+        if params.get("stream"):
+            sanitised = sanitise(params)
+            params = sanitised.params
+        if problems := param_problems(params):
+            raise Problem(422, problems)
+        if sanitised is None:
+            reply = await self._respond(request, key, params)
+            return Reply(orjson.dumps(reply.response), headers=version_headers(reply.policy_version))
+        try:
+            reply = await self._respond(request, key, params)
+        except ModelError as error:
+            if status_of(error) < 500:
+                raise  # The request's fault, or a wait that only the caller can make.
+            identity = f"resp_{os.urandom(12).hex()}"
+            return Reply(
+                failed_events(error.message, identity, int(time.time()), self._upstreams.models[0]), 200, EVENTS
+            )
+        reply.response["output"] = sanitised.restore(reply.response["output"])
+        return Reply(response_events(reply.response), 200, EVENTS, version_headers(reply.policy_version))
+
+    async def _messages(self, request: Request, key: str | None) -> Reply:
+        body = request.object()
+        params = params_of_messages(body)
+        if problems := param_problems(params):
+            raise RequestUnsupported("; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in problems))
+        reply = await self._respond(request, key, params)
+        message = message_of_response(reply.response, reply.stop)
+        headers = version_headers(reply.policy_version)
+        if body.get("stream"):
+            return Reply(message_events(message), 200, EVENTS, headers)
+        return Reply(orjson.dumps(message), headers=headers)
+
+    async def _chat(self, request: Request, key: str | None) -> Reply:
+        body = request.object()
+        if not isinstance(body.get("messages"), list):
+            raise Problem.invalid(["body", "messages"], "a list of messages is needed", "missing")
+        passing = pass_stream if body.get("stream") is True else pass_chat
+        return await passing(self._upstreams, key, request.body, body, self._timeout(request), self._counters.used)
+
+    def _model_list(self) -> bytes:
+        created = int(time.time())
+        entries = [
+            {"id": name, "object": "model", "created": created, "owned_by": "kubegym"}
+            for name in self._upstreams.models
+        ]
+        return orjson.dumps({"object": "list", "data": entries})
+
+    async def _list_models(self, request: Request) -> Reply:
+        return Reply(self._models)
+
+
+def _cookie(value: bytes) -> bytes:
+    return b"%b=%b; Path=/; HttpOnly; SameSite=Lax" % (COOKIE, value)
+
+
+def run_model_server(
+    upstreams: Sequence[Client | str],
+    host: str,
+    port: int,
+    *,
+    model: str | None = None,
+    api_key: str | Path | None = None,
+    grace_seconds: float = 30.0,
+    on_listening: Callable[[str], None] | None = None,
+    **options: Any,
+) -> None:
+    """Serve a model until SIGTERM or SIGINT. Blocks.
+
+    Args:
+        upstreams: as ``ModelServer``.
+        host: the address to listen on.
+        port: 0 picks a free one.
+        model: the name to ask URLs for; None asks the first one which model it serves.
+        api_key: as ``ModelServer``.
+        grace_seconds: for calls in flight at shutdown.
+        on_listening: told the server's URL when it accepts connections.
+        options: as ``ModelServer``.
+
+    Raises:
+        InputError: the address cannot be had, or the model's name is neither given nor to be found out.
+        InvalidSpec: see ``ModelServer``.
+    """
+    urls = [upstream for upstream in upstreams if isinstance(upstream, str)]
+    if urls and model is None:
+        model = asyncio.run(only_model(urls[0], api_key))
+    app = ModelServer(upstreams, model=model or "", api_key=api_key, **options)
+    serve(app, host, port, grace_seconds=grace_seconds, on_listening=on_listening)
