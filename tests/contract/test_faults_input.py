@@ -15,7 +15,7 @@ from kubegym.core.spec.problems import InvalidManifests
 from kubegym.local.localrun import LocalRun
 from kubegym.local.resolve import RunFlags, resolve
 from testbed.echo import APP, MANIFEST, rows, write_rows
-from testbed.local_runs import assert_nothing_written
+from testbed.local_runs import assert_nothing_written, command
 
 pytestmark = pytest.mark.contract
 
@@ -155,3 +155,23 @@ async def test_a_dataset_that_is_not_the_pinned_one_is_refused(echo: Path) -> No
 )
 async def test_a_model_that_cannot_be_meant_is_refused(flags: dict[str, Any], says: str, echo: Path) -> None:
     assert says in await refused(echo, InputError, **flags)
+
+
+@pytest.mark.parametrize(
+    ("addition", "says"),
+    [
+        (
+            "\n    @classmethod\n    def setup(cls, config):\n        raise RuntimeError('no licence')\n",
+            "error: environment echo: setup: RuntimeError: no licence",
+        ),
+        ("\nraise SystemExit(0)\n", "app.py:22: SystemExit: 0"),
+    ],
+)
+def test_the_command_line_says_why_a_run_did_not_start(addition: str, says: str, echo: Path) -> None:
+    app = echo / "app.py"
+    app.write_text(app.read_text() + addition)
+    done = command("run", echo, cwd=echo.parent)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert_nothing_written(echo.parent / "out")

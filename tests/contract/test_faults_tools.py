@@ -87,6 +87,7 @@ def raises(error: BaseException) -> Callable[[Any], Any]:
     return raise_it
 
 
+@pytest.mark.looptime
 @pytest.mark.parametrize("base", [Trouble, SyncTrouble])
 @pytest.mark.parametrize(
     ("error", "reason", "retryable"),
@@ -105,7 +106,7 @@ def raises(error: BaseException) -> Callable[[Any], Any]:
 async def test_a_tool_that_raises_fails_its_rollout_alone(
     base: type[Environment], error: BaseException, reason: str, retryable: bool, tmp_path: Path
 ) -> None:
-    ended = await settle_all(tmp_path / "out", breaking(base, raises(error)), engine_client(looks))
+    ended = await settle_all(f"memory://{tmp_path}", breaking(base, raises(error)), engine_client(looks))
     row = assert_fails_alone(ended, "tool", reason, retryable=retryable, message="look")
     assert [item["type"] for item in row["response"]["output"]] == ["function_call"], "what was said is kept"
 
@@ -117,6 +118,7 @@ async def test_a_tool_error_answers_the_model_and_is_no_failure(tmp_path: Path) 
     assert output_of(ended.rows[BAD]) == "look elsewhere"
 
 
+@pytest.mark.looptime
 async def test_a_tool_that_was_away_is_tried_again_in_a_new_attempt(tmp_path: Path) -> None:
     """Never the call alone: it may have taken effect."""
     calls: list[str] = []
@@ -127,7 +129,7 @@ async def test_a_tool_that_was_away_is_tried_again_in_a_new_attempt(tmp_path: Pa
             raise ConnectionResetError("gone")
         return "back"
 
-    ended = await settle_all(tmp_path / "out", breaking(Trouble, away_once), engine_client(looks))
+    ended = await settle_all(f"memory://{tmp_path}", breaking(Trouble, away_once), engine_client(looks))
     assert_scored(ended, *ended.rows)
     assert [ended.rows[n]["kubegym"]["attempt"] for n in sorted(ended.rows)] == [0, 0, 1, 0, 0]
     assert output_of(ended.rows[BAD]) == "back"
@@ -224,6 +226,7 @@ class Responding(Fine):
         """What ``respond`` answers."""
 
 
+@pytest.mark.looptime
 @pytest.mark.parametrize(("base", "hook"), [(Seeding, "Seed"), (Responding, "Respond")])
 @pytest.mark.parametrize(
     ("error", "reason", "retryable"),
@@ -232,7 +235,9 @@ class Responding(Fine):
 async def test_a_hook_that_raises_fails_its_rollout_alone(
     base: type[Environment], hook: str, error: Exception, reason: str, retryable: bool, tmp_path: Path
 ) -> None:
-    ended = await settle_all(tmp_path / "out", breaking(base, raises(error)), engine_client(lambda _: completion()))
+    ended = await settle_all(
+        f"memory://{tmp_path}", breaking(base, raises(error)), engine_client(lambda _: completion())
+    )
     assert_fails_alone(ended, "agent", hook + reason, retryable=retryable, message=f"{hook.lower()}: ")
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +21,7 @@ from testbed.local_runs import (
     Fine,
     assert_fails_alone,
     assert_scored,
+    command,
     completion,
     engine_client,
     numbered,
@@ -69,6 +68,7 @@ class Odd(BaseException):
     """What no ``except Exception`` catches."""
 
 
+@pytest.mark.looptime
 @pytest.mark.parametrize("base", [Judged, AsyncJudged])
 @pytest.mark.parametrize(
     ("error", "reason", "retryable"),
@@ -87,7 +87,7 @@ class Odd(BaseException):
 async def test_a_verifier_that_raises_gives_no_reward(
     base: type[Environment], error: BaseException, reason: str, retryable: bool, tmp_path: Path
 ) -> None:
-    ended = await settle_all(tmp_path / "out", judging(raises(error), base))
+    ended = await settle_all(f"memory://{tmp_path}", judging(raises(error), base))
     row = assert_fails_alone(ended, "verifier", reason, retryable=retryable, message=str(error))
     assert row["response"]["output"][0]["content"][0]["text"] == "fine", "what was sampled is kept"
 
@@ -169,6 +169,7 @@ async def test_a_verifier_that_sleeps_is_not_blamed_on_the_policy(tmp_path: Path
     assert_fails_alone(ended, "verifier", "VerifierStarved", retryable=True)
 
 
+@pytest.mark.looptime
 async def test_a_verifier_that_recovers_scores_the_next_attempt(tmp_path: Path) -> None:
     asked: list[int] = []
 
@@ -178,7 +179,7 @@ async def test_a_verifier_that_recovers_scores_the_next_attempt(tmp_path: Path) 
             raise ConnectionError("away")
         return Verdict(1.0)
 
-    ended = await settle_all(tmp_path / "out", judging(away_once))
+    ended = await settle_all(f"memory://{tmp_path}", judging(away_once))
     assert_scored(ended, *ended.rows)
     assert ended.rows[BAD]["kubegym"]["attempt"] == 1
 
@@ -256,15 +257,8 @@ async def test_a_verifier_that_kills_its_process_fails_alone(how: str, tmp_path:
     (folder / "data").mkdir(parents=True)
     (folder / "app.py").write_text(APP.format(bad=BAD, how=how))
     (folder / "data" / "example.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in numbered(30)))
-    command = [sys.executable, "-m", "kubegym.cli.main", "run", str(folder)]
     done = await asyncio.to_thread(
-        subprocess.run,
-        [*command, "--engine", "simulated", "--output", "out", "--json"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
+        command, "run", folder, "--engine", "simulated", "--output", "out", "--json", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     assert orjson.loads(done.stdout)["rollouts"]["failures"] == {"WorkerCrashed": 1}

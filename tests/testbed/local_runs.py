@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,3 +232,17 @@ def assert_scored(ended: Ended, *numbers: int) -> None:
 def assert_nothing_written(output: Path) -> None:
     """A run that must not start leaves no file."""
     assert [path for path in output.rglob("*") if path.is_file()] == []
+
+
+def command(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``kubegym`` to its end, which is never a traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kubegym.cli.main", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
