@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -349,8 +350,11 @@ def serve(
                 on_listening(f"http://{address[0]}:{address[1]}")
 
         def handle_exit(self, sig: int, frame: Any) -> None:
+            # Not uvicorn's own, which raises the signal again at the end, so that the process would die of it.
             app.stopping = True
-            super().handle_exit(sig, frame)
+            if self.should_exit and sig == signal.SIGINT:
+                self.force_exit = True
+            self.should_exit = True
 
     server = Server(config)
     try:
