@@ -40,6 +40,8 @@ from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_mode
 
 DEADLINE_HEADER = b"x-kubegym-deadline"
 """Request header: seconds the rollout has left."""
+STOP_HEADER = (b"x-kubegym-stop", b"context_window")
+"""On a reply that is empty because the conversation no longer fits; its body can only say "max_output_tokens"."""
 COOKIE = b"kubegym-route"
 """Keeps callers without a rollout id at one replica, where there are several. Optional."""
 
@@ -173,7 +175,7 @@ class ModelServer(App):
             raise Problem(422, problems)
         if sanitised is None:
             reply = await self._respond(request, key, params)
-            return Reply(orjson.dumps(reply.response), headers=version_headers(reply.policy_version))
+            return Reply(orjson.dumps(reply.response), headers=_told(reply))
         try:
             reply = await self._respond(request, key, params)
         except ModelError as error:
@@ -184,7 +186,7 @@ class ModelServer(App):
                 failed_events(error.message, identity, int(time.time()), self._upstreams.models[0]), 200, EVENTS
             )
         reply.response["output"] = sanitised.restore(reply.response["output"])
-        return Reply(response_events(reply.response), 200, EVENTS, version_headers(reply.policy_version))
+        return Reply(response_events(reply.response), 200, EVENTS, _told(reply))
 
     async def _messages(self, request: Request, key: str | None) -> Reply:
         body = request.object()
@@ -193,7 +195,7 @@ class ModelServer(App):
             raise RequestUnsupported("; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in problems))
         reply = await self._respond(request, key, params)
         message = message_of_response(reply.response, reply.stop)
-        headers = version_headers(reply.policy_version)
+        headers = _told(reply)
         if body.get("stream"):
             return Reply(message_events(message), 200, EVENTS, headers)
         return Reply(orjson.dumps(message), headers=headers)
@@ -215,6 +217,14 @@ class ModelServer(App):
 
     async def _list_models(self, request: Request) -> Reply:
         return Reply(self._models)
+
+
+def _told(reply: ModelReply) -> list[tuple[bytes, bytes]]:
+    """Headers for what the bodies have no words for."""
+    headers = version_headers(reply.policy_version)
+    if reply.stop == "context_window":
+        headers.append(STOP_HEADER)
+    return headers
 
 
 def _cookie(value: bytes) -> bytes:

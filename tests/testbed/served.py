@@ -1,0 +1,48 @@
+"""A server of ours on a real socket, in the test's own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+
+from kubegym.http.server import App
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals are pytest's
+
+
+@asynccontextmanager
+async def serving(app: App, *, grace_seconds: int = 5) -> AsyncIterator[str]:
+    """Serve ``app`` on 127.0.0.1 while the block runs; its base URL. It runs as ``kubegym.http.server.serve`` does."""
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=0,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        backlog=4096,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    server = _Server(config)
+    running = asyncio.ensure_future(server.serve())
+    try:
+        while not server.started:
+            assert not running.done(), "the server could not start; see the log"
+            await asyncio.sleep(0.001)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        app.stopping = True
+        server.should_exit = True
+        await running
