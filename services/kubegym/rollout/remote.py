@@ -29,7 +29,7 @@ import orjson
 from kubegym import __version__
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import is_assistant_message
-from kubegym.core.outcomes import STOP_REASONS, StopReason
+from kubegym.core.outcomes import STOP_REASONS, Failure, StopReason
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
 from kubegym.core.usage import count_call
 from kubegym.core.wire import (
@@ -115,7 +115,7 @@ class RemoteEpisodes:
             except (AttributeError, TypeError, KeyError, ValueError) as error:  # its parts are not what they should be
                 raise _invalid(f"{type(error).__name__}: {error}") from error
         except RolloutError as error:
-            failure = error.failure(assignment.attempt)
+            failure = _cut(error.failure(assignment.attempt))
             return Attempt("failed", failure=failure, params=row["responses_create_params"], seed=entry.agent.seed)
 
     def info(self, environment: str) -> EnvironmentInfo:
@@ -215,6 +215,10 @@ class _Entry:
         return row
 
 
+def _cut(failure: Failure) -> Failure:
+    return replace(failure, message=failure.message[:MESSAGE_CHARACTERS])
+
+
 def _unavailable(message: str) -> AgentError:
     return AgentError(message, reason="AgentUnavailable", retryable=True)
 
@@ -262,7 +266,7 @@ def _attempt(reply: dict[str, Any], row: dict[str, Any], assignment: Assignment,
     if is_marked(reply):
         failure = failure_of(reply, assignment.attempt)
         if failure is not None:
-            attempt.outcome, attempt.failure = "failed", replace(failure, message=failure.message[:MESSAGE_CHARACTERS])
+            attempt.outcome, attempt.failure = "failed", _cut(failure)
         elif "reward" not in reply:
             raise _invalid("it has no reward")
         return attempt
@@ -271,8 +275,8 @@ def _attempt(reply: dict[str, Any], row: dict[str, Any], assignment: Assignment,
     if reply.get("verification_skipped") or (agent.on_truncated == "Skip" and attempt.stop_reason in _TRUNCATED):
         return attempt  # whatever number stands there, no verifier gave it, or it does not count
     reward = number_of(reply["reward"])
-    if reward is None or attempt.response is None:
-        raise _invalid(f"reward {reply['reward']!r:.100}, response {type(response).__name__}")
+    if reward is None or attempt.response is None or not isinstance(attempt.response.get("output"), list):
+        raise _invalid(f"reward {reply['reward']!r:.100}, response {response!r:.100}")
     attempt.outcome, attempt.reward = "scored", reward
     return attempt
 
