@@ -16,6 +16,7 @@ from kubegym.core.errors import ConditionalWritesUnsupported, OutputInUse, PlanC
 from kubegym.core.ids import digest
 from kubegym.local import localrun
 from kubegym.rollout import Manifest, read_run
+from kubegym.rollout.errors import CorruptRecord
 from kubegym.storage import Conflict, LocalStore, MemoryStore, StoreDenied, StoreFull
 from testbed.local_runs import (
     Fine,
@@ -263,6 +264,27 @@ async def test_changed_inputs_are_named_and_nothing_is_mixed(
 async def test_the_pace_may_change(pace: dict[str, Any], finished: Path) -> None:
     result = await start(finished, **pace)
     assert (result.resumed, result.manifest.totals.scored) == (5, 5)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "manifest.json", "shards/0/head.json"])
+@pytest.mark.parametrize("data", [b"", b'{"half": ', b"[]", b"{}", b'{"schema": 99}'])
+async def test_a_damaged_record_is_told_and_left_as_it_is(name: str, data: bytes, finished: Path) -> None:
+    if name != "manifest.json":
+        (finished / "manifest.json").unlink()  # else nobody asks the head
+    (finished / name).write_bytes(data)
+    before = files(finished)
+    with pytest.raises(CorruptRecord, match="is damaged, or of another version"):
+        await start(finished)
+    assert files(finished) == before
+
+
+@pytest.mark.parametrize("data", [b'{"half": ', b"[]", b"{}"])
+async def test_a_damaged_summary_is_made_again(data: bytes, finished: Path) -> None:
+    whole = orjson.loads((finished / "summary.json").read_bytes())
+    (finished / "summary.json").write_bytes(data)
+    ended = await settle_all(finished)
+    assert (ended.result.resumed, ended.result.exit_code) == (5, 0)
+    assert orjson.loads((finished / "summary.json").read_bytes())["environments"] == whole["environments"]
 
 
 async def test_two_runs_at_once_on_one_output_do_not_mix(tmp_path: Path) -> None:

@@ -328,14 +328,21 @@ async def choose_output(base: str, *, fresh: bool) -> str:
 
 
 async def read_summary(store: ObjectStore, manifest: Manifest) -> MergeSummary | None:
-    """The summary of a finished run's merged files; None where they are missing or of an earlier generation."""
+    """The summary of a finished run's merged files; None where they have to be made (again).
+
+    They are missing then, or of an earlier generation, or the summary is damaged or another version's: it only
+    repeats what the record says.
+    """
     stored = await store.get(SUMMARY_KEY)
     if stored is None:
         return None
-    raw = orjson.loads(stored.data)
-    if raw.pop("plan_digest") != manifest.plan_digest:
+    try:
+        raw = orjson.loads(stored.data)
+        if raw.pop("plan_digest") != manifest.plan_digest:
+            return None
+        return MergeSummary(**{**raw, "environments": [EnvironmentSummary(**one) for one in raw["environments"]]})
+    except (ValueError, LookupError, TypeError, AttributeError):
         return None
-    return MergeSummary(**{**raw, "environments": [EnvironmentSummary(**one) for one in raw["environments"]]})
 
 
 def _hooks(runtime: EnvironmentRuntime) -> MetricHooks:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import orjson
 
 from kubegym.core.protocols import Attempt
+from kubegym.rollout.errors import reading
 
 SCHEMA = 1
 
@@ -203,14 +204,15 @@ class Head:
 
     @classmethod
     def from_json(cls, data: bytes) -> Head:
-        """The head a ``head.json`` holds."""
-        raw: dict[str, Any] = orjson.loads(data)
-        raw.pop("schema")
-        raw["holder"] = Holder(**raw["holder"])
-        raw["settled"] = int.from_bytes(b64decode(raw["settled"]), "little")
-        raw["parts"] = tuple(Part(**part) for part in raw["parts"])
-        raw["totals"] = Totals(**raw["totals"])
-        return cls(**raw)
+        """The head a ``head.json`` holds. Raises CorruptRecord."""
+        with reading("shard head"):
+            raw: dict[str, Any] = orjson.loads(data)
+            raw.pop("schema")
+            raw["holder"] = Holder(**raw["holder"])
+            raw["settled"] = int.from_bytes(b64decode(raw["settled"]), "little")
+            raw["parts"] = tuple(Part(**part) for part in raw["parts"])
+            raw["totals"] = Totals(**raw["totals"])
+            return cls(**raw)
 
 
 def full(size: int) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.ids import digest
-from kubegym.rollout.errors import IncompleteRun
+from kubegym.rollout.errors import IncompleteRun, reading
 from kubegym.rollout.head import Head, Part, Totals
 from kubegym.rollout.plan import Plan
 from kubegym.storage.errors import Conflict
@@ -75,31 +75,32 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """The manifest a ``manifest.json`` holds."""
-        raw = orjson.loads(data)
-        rollouts = raw["rollouts"]
-        totals = Totals(
-            rollouts["scored"],
-            rollouts["unscored"],
-            rollouts["failed"],
-            rollouts["attempts"],
-            raw["reward_sum"],
-            raw["tokens"]["input"],
-            raw["tokens"]["output"],
-            rollouts["failures"],
-        )
-        shards = {entry["shard"]: tuple(Part(**part) for part in entry["parts"]) for entry in raw["shards"]}
-        return cls(
-            raw["run_id"],
-            raw["name"],
-            raw["generation"],
-            raw["plan_digest"],
-            raw["complete"],
-            raw["written"],
-            rollouts["planned"],
-            totals,
-            shards,
-        )
+        """The manifest a ``manifest.json`` holds. Raises CorruptRecord."""
+        with reading("manifest"):
+            raw = orjson.loads(data)
+            rollouts = raw["rollouts"]
+            totals = Totals(
+                rollouts["scored"],
+                rollouts["unscored"],
+                rollouts["failed"],
+                rollouts["attempts"],
+                raw["reward_sum"],
+                raw["tokens"]["input"],
+                raw["tokens"]["output"],
+                rollouts["failures"],
+            )
+            shards = {entry["shard"]: tuple(Part(**part) for part in entry["parts"]) for entry in raw["shards"]}
+            return cls(
+                raw["run_id"],
+                raw["name"],
+                raw["generation"],
+                raw["plan_digest"],
+                raw["complete"],
+                raw["written"],
+                rollouts["planned"],
+                totals,
+                shards,
+            )
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import orjson
 
 from kubegym.core.errors import PlanConflict
 from kubegym.core.ids import canonical_json, digest
+from kubegym.rollout.errors import reading
 
 SCHEMA = 1
 
@@ -247,20 +248,21 @@ class Plan:
 
     @classmethod
     def from_json(cls, data: bytes) -> Plan:
-        """The plan a ``plan.json`` holds."""
-        raw = orjson.loads(data)
-        return cls(
-            run_id=raw["run_id"],
-            name=raw["name"],
-            environments=tuple(raw["environments"]),
-            settings=raw["settings"],
-            segments=tuple(Segment(**{**s, "rollouts": tuple(s["rollouts"])}) for s in raw["segments"]),
-            tasks_per_shard=raw["tasks_per_shard"],
-            generation=raw["generation"],
-            retries=None if raw["retries"] is None else tuple(Retry(*r) for r in raw["retries"]),
-            created=raw["created"],
-            extra=raw["extra"],
-        )
+        """The plan a ``plan.json`` holds. Raises CorruptRecord."""
+        with reading("plan"):
+            raw = orjson.loads(data)
+            return cls(
+                run_id=raw["run_id"],
+                name=raw["name"],
+                environments=tuple(raw["environments"]),
+                settings=raw["settings"],
+                segments=tuple(Segment(**{**s, "rollouts": tuple(s["rollouts"])}) for s in raw["segments"]),
+                tasks_per_shard=raw["tasks_per_shard"],
+                generation=raw["generation"],
+                retries=None if raw["retries"] is None else tuple(Retry(*r) for r in raw["retries"]),
+                created=raw["created"],
+                extra=raw["extra"],
+            )
 
 
 @dataclass(frozen=True, slots=True)
