@@ -111,14 +111,14 @@ def sanitise(given: Mapping[str, Any]) -> Sanitised:
     """
     dropped = [name for name in given if name not in _TYPES or name in _STATEFUL]
     params = {name: value for name, value in given.items() if name in _TYPES and name not in _STATEFUL}
-    tools = list(params.get("tools") or ())
+    tools = _listed(params.get("tools"))
     items = params.get("input")
     if isinstance(items, list):
         leading, items = _split_leading(items)
         kept: list[Item] = []
         for item in items:
             if isinstance(item, dict) and item.get("type") == "additional_tools":
-                tools += item.get("tools") or ()
+                tools += _listed(item.get("tools"))
             elif isinstance(item, dict) and _is_valid(item):
                 kept.append(_flat_call(item))
             else:
@@ -170,7 +170,7 @@ def _flat_tools(tools: list[Any], original: dict[str, tuple[str, str]], dropped:
     flat: dict[str, dict[str, Any]] = {}
     for tool in tools:
         if isinstance(tool, dict) and tool.get("type") == "namespace":
-            for inner in tool.get("tools") or ():
+            for inner in _listed(tool.get("tools")):
                 if _is_function(inner) and isinstance(tool.get("name"), str):
                     name = f"{tool['name']}{_SEPARATOR}{inner['name']}"
                     original[name] = (tool["name"], inner["name"])
@@ -193,6 +193,10 @@ def _is_function(tool: Any) -> bool:
 
 def _chooses(choice: dict[str, Any], tools: list[dict[str, Any]]) -> bool:
     return choice.get("type") == "function" and any(tool["name"] == choice.get("name") for tool in tools)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else []
 
 
 def _kind(value: Any) -> str:
