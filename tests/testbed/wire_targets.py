@@ -86,6 +86,39 @@ def server(role: str, *arguments: str, **options: Any) -> Iterator[Server]:
         started.stop()
 
 
+class Fleet:
+    """Servers by name, started when first asked for and stopped at the end of the session."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, Server] = {}
+        self._makers: dict[str, Callable[[], Server]] = {
+            "upstream": lambda: Server("upstream"),
+            "model": lambda: Server("model", self.url("upstream")),
+            "resources": lambda: Server("resources", str(COUNTER)),
+            "replica-0": lambda: Server("resources", str(COUNTER), '{"secret": "shared"}'),
+            "replica-1": lambda: Server("resources", str(COUNTER), '{"secret": "shared"}'),
+            "replicas": lambda: Server("front", self.url("replica-0"), self.url("replica-1")),
+            "processes": lambda: Server("resources", str(COUNTER), '{"processes": 2}'),
+            "any-tool": lambda: Server("resources", str(ANY_TOOL)),
+            "foreign-resources": lambda: Server("foreign-resources"),
+            "foreign-agent": lambda: Server("foreign-agent"),
+            "agent": lambda: Server("agent", self.url("resources"), self.url("model")),
+            "agent-over-replicas": lambda: Server("agent", self.url("replicas"), self.url("model")),
+            "agent-over-foreign": lambda: Server("agent", self.url("foreign-resources"), self.url("model")),
+        }
+
+    def url(self, name: str) -> str:
+        """The base URL of a server."""
+        if name not in self._servers:
+            self._servers[name] = self._makers[name]()
+        return self._servers[name].url
+
+    def stop(self) -> None:
+        """Stop all, those first that use others."""
+        for server in reversed(self._servers.values()):
+            server.stop()
+
+
 def script(*steps: Any, **more: Any) -> str:
     """A user message that tells ``upstream`` what to say at each model call.
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testbed.wire_client import Target
-from testbed.wire_targets import ANY_TOOL, COUNTER, Server
+from testbed.wire_targets import Fleet
 
 OURS = {
     "resources": ("one", "replicas", "processes"),
@@ -37,39 +37,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 ours = os.environ.get("KUBEGYM_WIRE_OURS") == "1"
                 names = ("given",) if name == kind or ours else ()
             metafunc.parametrize(name, names, indirect=True)
-
-
-class Fleet:
-    """Servers by name, started when first asked for and stopped at the end of the session."""
-
-    def __init__(self) -> None:
-        self._servers: dict[str, Server] = {}
-        self._makers: dict[str, Callable[[], Server]] = {
-            "upstream": lambda: Server("upstream"),
-            "model": lambda: Server("model", self.url("upstream")),
-            "resources": lambda: Server("resources", str(COUNTER)),
-            "replica-0": lambda: Server("resources", str(COUNTER), '{"secret": "shared"}'),
-            "replica-1": lambda: Server("resources", str(COUNTER), '{"secret": "shared"}'),
-            "replicas": lambda: Server("front", self.url("replica-0"), self.url("replica-1")),
-            "processes": lambda: Server("resources", str(COUNTER), '{"processes": 2}'),
-            "any-tool": lambda: Server("resources", str(ANY_TOOL)),
-            "foreign-resources": lambda: Server("foreign-resources"),
-            "foreign-agent": lambda: Server("foreign-agent"),
-            "agent": lambda: Server("agent", self.url("resources"), self.url("model")),
-            "agent-over-replicas": lambda: Server("agent", self.url("replicas"), self.url("model")),
-            "agent-over-foreign": lambda: Server("agent", self.url("foreign-resources"), self.url("model")),
-        }
-
-    def url(self, name: str) -> str:
-        """The base URL of a server."""
-        if name not in self._servers:
-            self._servers[name] = self._makers[name]()
-        return self._servers[name].url
-
-    def stop(self) -> None:
-        """Stop all, those first that use others."""
-        for server in reversed(self._servers.values()):
-            server.stop()
 
 
 @pytest.fixture(scope="session")
