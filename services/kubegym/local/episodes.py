@@ -6,7 +6,6 @@ import importlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -16,6 +15,7 @@ from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient, Session
 from kubegym.core.trajectory import Rollout
+from kubegym.data.aggregate import MetricHooks
 from kubegym.http import HttpClient
 from kubegym.local.models import OnCall, build_client
 from kubegym.local.runspec import Entry, RunSpec
@@ -70,7 +70,8 @@ class Part:
             agent=f"{name}_{entry.harness}_agent",
             model=models["policy"].model if "policy" in models else entry.models["policy"].model,
         )
-        self.attempt = self._remote(http) if entry.agent_urls else self._here(models, http)
+        self.models = models
+        self.attempt = self._remote(http) if entry.agent_urls else self._here(http)
 
     def _remote(self, http: HttpClient) -> Attempting:
         from kubegym.rollout.remote import RemoteAgent, RemoteEpisodes
@@ -88,15 +89,26 @@ class Part:
         )
         return RemoteEpisodes({entry.name: agent}, http=http).run
 
-    def _here(self, models: Mapping[str, ModelClient], http: HttpClient) -> Attempting:
-        policy = models["policy"]
-        others = {role: client for role, client in models.items() if role != "policy"}
-        runtime, settings = self.runtime, self.settings
-        open_session: Callable[[Assignment], Session]
+    @property
+    def metric_hooks(self) -> MetricHooks:
+        """What the environment adds to its metrics."""
+        runtime = self.runtime
+        return MetricHooks(
+            compute_metrics=runtime.compute_metrics if runtime.has_metrics else None,
+            get_key_metrics=runtime.key_metrics if runtime.has_key_metrics else None,
+            answer_key=runtime.cls.answer_key or None,
+        )
+
+    def session(self, assignment: Assignment) -> Session:
+        """A session in this process. Raises AgentError where the row is no task of the environment."""
+        others = {role: client for role, client in self.models.items() if role != "policy"}
+        return self.runtime.session(assignment, others)
+
+    def _here(self, http: HttpClient) -> Attempting:
+        policy, settings = self.models["policy"], self.settings
+        open_session: Callable[[Assignment], Session] = self.session
         if self.entry.resources_urls:
             open_session = ResourcesClient(self.entry.resources_urls, http=http).session
-        else:
-            open_session = partial(runtime.session, models=others)
 
         async def attempt(assignment: Assignment) -> Attempt:
             try:

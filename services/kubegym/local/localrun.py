@@ -15,13 +15,12 @@ import orjson
 from kubegym.core.clock import SystemClock
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
-from kubegym.data.aggregate import MetricHooks
 from kubegym.data.merge import EnvironmentSummary, MergeSummary, merge
 from kubegym.local.episodes import LocalEpisodes, build_episodes, load
 from kubegym.local.models import check_models
 from kubegym.local.runspec import Entry, RunSpec, default_output
 from kubegym.local.tasks import RunTasks, open_tasks
-from kubegym.resources import EnvironmentRuntime, LoadedEnvironment, SessionLimits
+from kubegym.resources import LoadedEnvironment, SessionLimits
 from kubegym.rollout import (
     BatchRun,
     ChildSpec,
@@ -287,7 +286,7 @@ class LocalRun:
     ) -> MergeSummary:
         self._display.merging()
         run = await read_run(store)
-        hooks = {part.info.name: _hooks(part.runtime) for part in episodes.parts.values()}
+        hooks = {part.info.name: part.metric_hooks for part in episodes.parts.values()}
 
         async def inputs(task_index: int) -> Mapping[str, Any]:
             shard = run.plan.shard(run.plan.shard_of(task_index))
@@ -343,14 +342,6 @@ async def read_summary(store: ObjectStore, manifest: Manifest) -> MergeSummary |
         return MergeSummary(**{**raw, "environments": [EnvironmentSummary(**one) for one in raw["environments"]]})
     except (ValueError, LookupError, TypeError, AttributeError):
         return None
-
-
-def _hooks(runtime: EnvironmentRuntime) -> MetricHooks:
-    return MetricHooks(
-        compute_metrics=runtime.compute_metrics if runtime.has_metrics else None,
-        get_key_metrics=runtime.key_metrics if runtime.has_key_metrics else None,
-        answer_key=runtime.cls.answer_key or None,
-    )
 
 
 def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft:

@@ -1,0 +1,101 @@
+"""Serving an environment's parts: composes agents, environments and models behind their servers' routes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kubegym.agent.cookies import CookieJar
+from kubegym.agent.resources_client import ResourcesClient
+from kubegym.agent.server import AgentServer
+from kubegym.core.errors import InvalidSpec
+from kubegym.core.protocols import Assignment, Session
+from kubegym.data.aggregate import Aggregator, MetricHooks, metrics_json
+from kubegym.http.server import App, Reply, Request
+from kubegym.local.episodes import LocalEpisodes, build_episodes
+from kubegym.local.resolve import RunFlags, resolve
+from kubegym.local.runspec import Entry
+
+
+def the_entry(environment: str, flags: RunFlags | None = None) -> Entry:
+    """The one entry that an environment's folder, name or manifest file stands for. Raises InputError."""
+    entries = resolve([environment], flags).entries
+    if len(entries) != 1:
+        raise InvalidSpec(f"{environment} holds a job of {len(entries)} environments; a server serves one")
+    return entries[0]
+
+
+def agent_app(environment: str, flags: RunFlags | None = None) -> App:
+    """The agent server of an environment.
+
+    Args:
+        environment: folder, name or manifest file.
+        flags: the policy model; ``resources_urls``, replicas of its resources server: none composes the environment
+            into the agent's process.
+
+    Raises:
+        InputError: an environment or model that cannot be had.
+    """
+    entry = the_entry(environment, flags)
+    spec = replace(resolve([environment], flags), entries=(entry,))
+    episodes = build_episodes(spec)
+    part = episodes.parts[entry.name]
+    policy = part.models["policy"]
+    if entry.resources_urls:
+        resources = ResourcesClient(entry.resources_urls)
+        return AgentServer.over(resources, policy, part.settings, name=part.info.name).app()
+
+    def session(assignment: Assignment, cookies: CookieJar | None = None, /) -> Session:
+        return part.session(assignment)
+
+    server = AgentServer(
+        session,
+        policy,
+        part.settings,
+        name=part.info.name,
+        aggregate_metrics=partial(aggregate_reply, hooks=part.metric_hooks),
+        start=episodes.start,
+        stop=episodes.close,
+    )
+    return server.app()
+
+
+async def aggregate_reply(request: Request, *, hooks: MetricHooks) -> Reply:
+    """``POST /aggregate_metrics``."""
+    responses = request.object().get("verify_responses")
+    return Reply.json(await aggregate(responses if isinstance(responses, list) else [], hooks))
+
+
+async def aggregate(responses: Sequence[Mapping[str, Any]], hooks: MetricHooks) -> dict[str, Any]:
+    """``{group_level_metrics, agent_metrics, key_metrics}`` of verify responses (contract 1.3, 2.4).
+
+    Rows of a task are those with one ``_ng_task_index``; a row without is a task of its own.
+    """
+    tasks: dict[Any, list[dict[str, Any]]] = {}
+    for number, row in enumerate(responses):
+        tasks.setdefault(row.get("_ng_task_index", ("row", number)), []).append(dict(row))
+    aggregator = Aggregator(Path(tempfile.gettempdir()))
+    try:
+        for index, rows in enumerate(tasks.values()):
+            rows.sort(key=lambda row: row.get("_ng_rollout_index") or 0)
+            aggregator.add_task("agent", rows[0].get("_ng_task_index", index), rows, hooks)
+        agents = orjson.loads(b"".join(metrics_json(await aggregator.finish())))
+    finally:
+        aggregator.close()
+    if not agents:
+        return {"group_level_metrics": [], "agent_metrics": {}, "key_metrics": {}}
+    return {name: agents[0][name] for name in ("group_level_metrics", "agent_metrics", "key_metrics")}
+
+
+def runtime_of(environment: str, config: Mapping[str, Any] | None = None) -> tuple[Entry, LocalEpisodes]:
+    """An environment's entry and runtime for a resources server, which needs no policy model."""
+    entry = the_entry(environment, RunFlags(base_url="http://127.0.0.1:9/v1", model="none"))
+    entry = replace(entry, config={**entry.config, **(config or {})})
+    spec = replace(resolve([environment], RunFlags(base_url="http://127.0.0.1:9/v1", model="none")), entries=(entry,))
+    return entry, build_episodes(spec)
