@@ -101,6 +101,12 @@ def aborted() -> dict[str, Any]:
             False,
             id="tool-name-is-a-number",
         ),
+        pytest.param(
+            says({**completion(), "usage": {"prompt_tokens_details": {"cached_tokens": "many"}}}),
+            "ModelReplyInvalid",
+            False,
+            id="usage",
+        ),
         pytest.param(says(aborted()), "ModelAborted", True, id="abort"),
         pytest.param(says(b"oops", "500 Oops"), "ModelUnavailable", True, id="500"),
         pytest.param(says(b"bad gateway", "502 Bad Gateway"), "ModelUnavailable", True, id="502"),

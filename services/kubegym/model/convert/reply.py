@@ -161,16 +161,24 @@ def usage_of(usage: Any) -> dict[str, Any] | None:
     """The usage of a chat reply in Responses' words; counts that the endpoint does not tell are null."""
     if not isinstance(usage, dict):
         return None
-    prompt, completion = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-    prompt_details = usage.get("prompt_tokens_details") or {}
-    completion_details = usage.get("completion_tokens_details") or {}
+    prompt, completion = _count(usage, "prompt_tokens") or 0, _count(usage, "completion_tokens") or 0
     return {
         "input_tokens": prompt,
-        "input_tokens_details": {"cached_tokens": prompt_details.get("cached_tokens")},
+        "input_tokens_details": {"cached_tokens": _count(usage.get("prompt_tokens_details"), "cached_tokens")},
         "output_tokens": completion,
-        "output_tokens_details": {"reasoning_tokens": completion_details.get("reasoning_tokens")},
+        "output_tokens_details": {
+            "reasoning_tokens": _count(usage.get("completion_tokens_details"), "reasoning_tokens")
+        },
         "total_tokens": prompt + completion,
     }
+
+
+def _count(counts: Any, name: str) -> int | None:
+    """A number of tokens, None where it is not told. Raises TypeError or AttributeError: sums rest on it."""
+    value = counts.get(name) if counts else None
+    if value is not None and not isinstance(value, int | float):
+        raise TypeError(f"{name} is not a number")
+    return None if value is None else int(value)  # some say 12.0
 
 
 def _response(
