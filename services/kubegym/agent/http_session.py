@@ -181,6 +181,7 @@ class HttpSession:
         if replica.ours:
             added["kubegym"] = {"stop_reason": rollout.stop_reason}
         reply = await self._repeatable(VerifierError, "Verifier", "verify", self._body(added))
+        self._closes = False  # a verdict ends a session of ours
         return self._verdict(reply)
 
     async def close(self) -> None:

@@ -285,8 +285,20 @@ async def test_our_server_tells_what_it_is(connect: Open) -> None:
     assert sent["responses_create_params"]["input"] == conversation.input  # what the policy was given, seed included
     assert await session.call_tool("step", {}) == '{"detail":"Not Found"}'
     await session.close()
+    assert server.count("/close") == 0  # the verdict has ended it
+
+
+async def test_a_session_without_a_verdict_is_closed_once(connect: Open) -> None:
+    server = Ours()
+    session = (await connect(server)).session(assignment())
+    await session.seed()
+    await session.close()
     await session.close()
     assert server.count("/close") == 1
+    server.plan["close"] = [Told(status=0)] * 4
+    session = (await connect(server)).session(assignment())
+    await session.seed()
+    await session.close()  # its trouble is not the rollout's
 
 
 @pytest.mark.parametrize(
