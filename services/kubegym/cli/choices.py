@@ -37,6 +37,7 @@ class ServedEngine(StrEnum):
     """What `serve model` serves."""
 
     simulated = "simulated"
+    embedded = "embedded"
 
 
 class AnswerMode(StrEnum):

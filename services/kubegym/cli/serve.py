@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,21 +15,90 @@ from kubegym.core.errors import InvalidSpec
 if TYPE_CHECKING:
     from kubegym.model.simulated import Distribution, Faults
 
-serve = typer.Typer(name="serve", help="Serve a model.")
+serve = typer.Typer(name="serve", help="Serve an environment's agent or resources, or a model.")
 
 FAULTS = ("rate_limited", "internal_error", "unavailable", "hang", "html", "empty_choices", "disconnect", "abort")
 
 
 @serve.callback()
 def _serve() -> None:
-    """Serve a model."""
+    """Serve an environment's agent or resources, or a model."""
+
+
+EnvironmentArgument = Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="A folder, a name or a manifest file.")]
+ListenOption = Annotated[str, typer.Option(metavar="HOST:PORT", help="Port 0 takes a free one.")]
+KeyFileOption = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Default: KUBEGYM_API_KEY, else OPENAI_API_KEY.")
+]
+
+
+@serve.command("agent")
+def agent(
+    environment: EnvironmentArgument,
+    listen: ListenOption = "127.0.0.1:8001",
+    resources_url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A replica of its resources server, repeatable. Default: in this process."),
+    ] = None,
+    base_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="The policy model's endpoint or model server, with /v1.")
+    ] = None,
+    model_name: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The name it serves.")] = None,
+    engine: Annotated[ServedEngine | None, typer.Option(help="A model in this process instead.")] = None,
+    api_key_file: KeyFileOption = None,
+    max_steps: Annotated[int | None, typer.Option(metavar="N", min=1, help="Model calls of a rollout.")] = None,
+) -> None:
+    """Serve an agent: /run, /v1/responses, /aggregate_metrics."""
+
+    def work() -> int:
+        from kubegym.http.server import serve as serve_app
+        from kubegym.local.resolve import RunFlags
+        from kubegym.local.serving import agent_app
+
+        host, port = address(listen)
+        flags = RunFlags(
+            base_url=base_url,
+            model=model_name,
+            engine=engine.value if engine else None,
+            api_key_file=api_key_file,
+            max_steps=max_steps,
+            resources_urls=tuple(resource_url_checked(url) for url in resources_url or ()),
+        )
+        serve_app(agent_app(environment, flags), host, port, on_listening=announce(f"agent of {environment}"))
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
+def announce(what: str) -> Callable[[str], None]:
+    """Says on standard output where a server listens; whoever started it may wait for that line."""
+
+    def say(url: str) -> None:
+        print(f"{what} at {url}", flush=True)
+
+    return say
+
+
+def resource_url_checked(url: str) -> str:
+    """A base URL. Raises InvalidSpec."""
+    if not url.startswith(("http://", "https://")):
+        raise InvalidSpec(f"{url}: give a URL such as http://127.0.0.1:8002")
+    return url
 
 
 @serve.command("model")
 def model(
-    engine: Annotated[ServedEngine, typer.Option(help="What answers.")],
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Port 0 takes a free one.")] = "127.0.0.1:8000",
-    name: Annotated[str, typer.Option("--model", metavar="NAME", help="The name it serves.")] = "simulated",
+    engine: Annotated[ServedEngine | None, typer.Option(help="What answers, in this process.")] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Replicas of an OpenAI-compatible endpoint, with /v1; repeatable."),
+    ] = None,
+    listen: ListenOption = "127.0.0.1:8000",
+    name: Annotated[
+        str | None,
+        typer.Option("--model", metavar="NAME", help="The name it serves, and asks an upstream for. Default: its own."),
+    ] = None,
+    api_key_file: KeyFileOption = None,
     latency: Annotated[
         str, typer.Option(metavar="SECONDS", help="To the first token: a number, or MEAN:SIGMA (log-normal).")
     ] = "0",
@@ -54,15 +124,20 @@ def model(
     max_queue: Annotated[int | None, typer.Option(metavar="N", min=0, help="Others get 503.")] = None,
     context_window: Annotated[int | None, typer.Option(metavar="TOKENS", min=1)] = None,
 ) -> None:
-    """Serve a simulated OpenAI-compatible model, with vLLM's metrics. It says that it is simulated."""
+    """Serve a model: an upstream's, the embedded one, or a simulated one, which says so and has vLLM's metrics."""
 
     def work() -> int:
+        host, port = address(listen)
+        if (engine is None) == (not upstream):
+            raise InvalidSpec("give --upstream URL, or --engine embedded or simulated")
+        if engine is not ServedEngine.simulated:
+            serve_model(upstream or [], name, api_key_file, host, port)
+            return 0
         from kubegym.model.simulated import Answers, SimulatedConfig, run_server
 
-        host, port = address(listen)
         words = {"text": text} if text is not None else {}
         config = SimulatedConfig(
-            model=name,
+            model=name or "simulated",
             seed=seed,
             latency=distribution("--latency", latency),
             tokens=None if tokens is None else distribution("--tokens", tokens),
@@ -78,6 +153,20 @@ def model(
         return 0
 
     raise typer.Exit(guarded(work))
+
+
+def serve_model(upstream: list[str], name: str | None, api_key_file: str | None, host: str, port: int) -> None:
+    """Serve upstreams by URL, or the embedded engine where there is none."""
+    from kubegym.local.models import api_key, build_client
+    from kubegym.local.runspec import ModelRef
+    from kubegym.model.server import run_model_server
+
+    if upstream:
+        key = api_key(ModelRef("endpoint", name or "", api_key_file=api_key_file))
+        run_model_server(upstream, host, port, model=name, api_key=key, on_listening=announce("model server"))
+        return
+    client = build_client(ModelRef("embedded", name or "tiny"), concurrency=64)
+    run_model_server([client], host, port, on_listening=announce("model server"))  # type: ignore[list-item]
 
 
 def address(text: str) -> tuple[str, int]:
