@@ -264,17 +264,27 @@ def _front(*backends: str) -> None:
 
 
 def _foreign_resources() -> None:
-    from testbed.foreign_servers import ForeignCounter, answering
+    from testbed.foreign_servers import ForeignCounter, Seen, Told, answering
 
     counter = ForeignCounter()
     counter.release.set()
-    _until_told(answering(counter))
+
+    async def answer(seen: Seen) -> Told:
+        return Told({"status": "ok"}) if seen.path == "/" else await counter(seen)
+
+    _until_told(answering(answer))
 
 
 def _foreign_agent() -> None:
-    from testbed.foreign_servers import answering, foreign_agent
+    from testbed.foreign_servers import Seen, Told, answering, foreign_agent
 
-    answer, _ = foreign_agent()
+    run, _ = foreign_agent()
+
+    async def answer(seen: Seen) -> Told:
+        if seen.path == "/":
+            return Told({"status": "ok"})
+        return await run(seen) if seen.path == "/run" else Told({"detail": "Not Found"}, 404)
+
     _until_told(answering(answer))
 
 
