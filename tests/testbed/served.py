@@ -12,6 +12,13 @@ from kubegym.http.server import App
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.stop = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        await self.stop.wait()  # uvicorn looks ten times a second whether it shall end
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # signals are pytest's
@@ -44,5 +51,5 @@ async def serving(app: App, *, grace_seconds: int = 5) -> AsyncIterator[str]:
         yield f"http://{host}:{port}"
     finally:
         app.stopping = True
-        server.should_exit = True
+        server.stop.set()
         await running

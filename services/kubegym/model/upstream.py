@@ -7,6 +7,7 @@ asks, another one only when that is out (``http.replicas``). Nothing is asked tw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from kubegym.http import ConnectFailed, ConnectionLost
 from kubegym.http.replicas import Replica, Replicas
 from kubegym.model.client import ChatClient, EngineClient
 from kubegym.model.endpoint import check_endpoint, model_names
-from kubegym.model.errors import ModelAborted, ModelReplyInvalid, ModelTimeout, ModelUnavailable
+from kubegym.model.errors import ModelAborted, ModelNotFound, ModelReplyInvalid, ModelTimeout, ModelUnavailable
 
 T = TypeVar("T")
 Client = ChatClient | EngineClient
@@ -190,7 +191,8 @@ async def only_model(url: str, api_key: str | Path | None = None) -> str:
     """
     client = endpoint_client(url, "", api_key=api_key)
     try:
-        await check_endpoint(client)
+        with contextlib.suppress(ModelNotFound):  # It answers; that it serves no model without a name is no wonder.
+            await check_endpoint(client)
         names = sorted(model_names((await client.get("models", 10.0)).body))
     except ModelError as error:
         raise InputError(error.message) from None
