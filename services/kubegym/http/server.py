@@ -14,7 +14,7 @@ import asyncio
 import logging
 import re
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ from kubegym.core.errors import InputError
 from kubegym.http.presence import ClientGone, Receive, WhileConnected
 
 if TYPE_CHECKING:
+    import socket
+
     from prometheus_client import CollectorRegistry
 
 log = logging.getLogger("kubegym.http")
@@ -307,7 +309,13 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 
 def serve(
-    app: App, host: str, port: int, *, grace_seconds: float = 30.0, on_listening: Callable[[str], None] | None = None
+    app: App,
+    host: str,
+    port: int,
+    *,
+    grace_seconds: float = 30.0,
+    on_listening: Callable[[str], None] | None = None,
+    sockets: Sequence[socket.socket] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is in flight, for at most ``grace_seconds``, and return.
 
@@ -317,6 +325,7 @@ def serve(
         port: the port; 0 picks a free one.
         grace_seconds: for requests in flight at shutdown; ``/readyz`` says 503 meanwhile.
         on_listening: told the URL when the server accepts connections.
+        sockets: bound ones to listen on, in place of host and port; for several processes that share a port.
 
     Raises:
         InputError: uvicorn is not installed, or the address cannot be had.
@@ -358,7 +367,7 @@ def serve(
 
     server = Server(config)
     try:
-        server.run()
+        server.run(list(sockets) if sockets else None)
     except SystemExit as error:  # uvicorn's word for an address that is taken
         if error.code:
             raise InputError(f"cannot listen on {host}:{port}, or could not start; see the log above") from None

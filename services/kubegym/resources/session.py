@@ -96,9 +96,16 @@ class LocalSession:
 
     async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
         """Run a tool and give its output text. Raises ToolFailed, or ModelError from a model the tool asked."""
+        return (await self.answer_tool(name, arguments))[0]
+
+    async def answer_tool(self, name: str, arguments: dict[str, Any]) -> tuple[str, int]:
+        """As ``call_tool``, with the status that says what kind of output it is (contract 1.5).
+
+        200: the tool's own; 400: its ToolError; 404: there is no such tool; 422: it does not take these arguments.
+        """
         tool = self._runtime.tools.find(name)
         if tool is None:
-            return NOT_FOUND
+            return NOT_FOUND, 404
         limit = self._limits.output_characters
         method = getattr(self._environment, tool.attribute)
         try:
@@ -108,11 +115,11 @@ class LocalSession:
                 try:
                     keywords = tool.validate(arguments)
                 except ValidationError as error:
-                    return cut(validation_detail(error), limit)
+                    return cut(validation_detail(error), limit), 422
                 result = await self._run(tool.label, self._limits.tool_seconds, method, **keywords)
-            return cut(output_text(result), limit)
+            return cut(output_text(result), limit), 200
         except ToolError as refusal:
-            return cut(output_text(str(refusal)), limit)
+            return cut(output_text(str(refusal)), limit), 400
         except RolloutError:
             raise
         except CpuTimeExceeded as error:
