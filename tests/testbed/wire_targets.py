@@ -14,6 +14,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -221,7 +222,31 @@ def _agent(resources: str, model: str, options: str = "{}") -> None:
 
 
 def _resources(environment: str, options: str = "{}") -> None:
-    raise NotImplementedError
+    from functools import partial
+
+    from kubegym.http.server import serve
+    from kubegym.local.serving import aggregate_reply, runtime_of
+    from kubegym.resources.server import ResourcesServer
+
+    given = json.loads(options)
+    entry, episodes = runtime_of(environment)
+    part = episodes.parts[entry.name]
+    port = given.get("port") or _free_port()
+    secret = given.get("secret", os.urandom(16).hex()).encode()
+    served = ResourcesServer(
+        part.runtime,
+        secret=secret,
+        self_address=f"127.0.0.1:{port}",
+        expose_tools_over_mcp=True,
+        aggregate_metrics=partial(aggregate_reply, hooks=part.metric_hooks),
+    )
+    serve(served.app(), "127.0.0.1", port, grace_seconds=5, on_listening=_say)
+
+
+def _free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
 
 
 def _front(*backends: str) -> None:

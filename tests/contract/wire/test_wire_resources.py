@@ -43,7 +43,7 @@ def verify(wire: Wire, target: Target, headers: dict[str, str] | None = None, **
 
 
 def test_a_rollout(resources: Target) -> None:
-    wire = seeded(resources)
+    wire = seeded(resources, expected_count=4)
     name, arguments = resources.tool
     reply = wire.post(f"/{name}", arguments)
     assert reply.status == 200
@@ -142,9 +142,10 @@ def test_a_row_that_does_not_fit(our_resources: Target) -> None:
 @pytest.mark.parametrize("prefix", ["/ng-rollout/7-2", "/ng-rollout/7-2-a1/training-token-capture"])
 def test_rollout_prefixes(our_resources: Target, prefix: str) -> None:
     wire = our_resources.wire()
-    assert wire.post(f"{prefix}/seed_session", our_resources.row).status == 200
+    row = {**our_resources.row, "expected_count": 4}
+    assert wire.post(f"{prefix}/seed_session", row).status == 200
     assert wire.post(f"{prefix}/increment_counter", {"count": 1}).status == 200
-    reply = wire.post(f"{prefix}/verify", {**our_resources.row, "expected_count": 4, "response": response_of()})
+    reply = wire.post(f"{prefix}/verify", {**row, "response": response_of()})
     assert reply.json()["reward"] == 1.0
 
 
@@ -163,7 +164,7 @@ def test_no_reward_is_null_for_us_and_marked_for_others(
     ours = verify(seeded(our_resources, verdict=verdict), our_resources, OURS, verdict=verdict).json()
     assert ours["reward"] is None
     assert ours["_ng_failure_class"] == kind
-    assert ("failure" in ours["kubegym"]) is (kind != "unscored")
+    assert (ours["kubegym"]["failure"] is None) is (kind == "unscored")
 
 
 def test_components_and_their_copies(our_resources: Target) -> None:
@@ -290,7 +291,8 @@ async def test_tools_over_mcp(our_resources: Target) -> None:
     from mcp.client.streamable_http import streamable_http_client
 
     wire = our_resources.wire()
-    told = wire.post("/seed_session", our_resources.row).json()["mcp"]
+    row = {**our_resources.row, "expected_count": 5}
+    told = wire.post("/seed_session", row).json()["mcp"]
     assert (told["url_path"], told["transport"]) == ("/mcp", "http")
     async with (
         httpx2.AsyncClient(headers=told["headers"], trust_env=False, timeout=60) as http,
@@ -312,8 +314,7 @@ async def test_tools_over_mcp(our_resources: Target) -> None:
         assert "increment_counter" in unknown.content[0].text
     name = f"mcp__{told['server_name']}__increment_counter"
     call = {"type": "function_call", "name": name, "arguments": '{"count": 2}', "call_id": "c1"}
-    body = {**our_resources.row, "expected_count": 5, "response": response_of("done", call)}
-    result = wire.post("/verify", body).json()
+    result = wire.post("/verify", {**row, "response": response_of("done", call)}).json()
     assert result["reward"] == 1.0
     assert result["response"]["output"][0]["name"] == name, "the conversation comes back as it was"
 
