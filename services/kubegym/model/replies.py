@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import ModelError
+from kubegym.core.wire import FAILURE_HEADER
 from kubegym.http.server import Reply
 from kubegym.model.client import POLICY_VERSION_HEADER
 from kubegym.model.errors import (
@@ -19,7 +20,6 @@ from kubegym.model.errors import (
 )
 
 EVENTS = b"text/event-stream; charset=utf-8"
-FAILURE_HEADER = (b"x-kubegym-failure", b"1")
 _ANTHROPIC = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large"}
 
 
@@ -56,7 +56,7 @@ def failure_reply(error: ModelError, *, anthropic: bool = False) -> Reply:
     if anthropic:
         body["type"] = "error"
         body["error"]["type"] = _anthropic_type(status)
-    headers = [FAILURE_HEADER]
+    headers = [(FAILURE_HEADER, b"1")]
     if error.retry_after is not None:
         headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after)))
     return Reply(orjson.dumps(body), status, headers=headers)

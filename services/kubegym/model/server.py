@@ -20,6 +20,7 @@ import orjson
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError
 from kubegym.core.protocols import CallContext, ModelReply
+from kubegym.core.wire import DEADLINE_HEADER
 from kubegym.http.presence import WhileConnected
 from kubegym.http.server import App, Problem, Reply, Request, serve
 from kubegym.model.convert import (
@@ -38,8 +39,6 @@ from kubegym.model.replies import EVENTS, failure_reply, status_of, version_head
 from kubegym.model.streaming import failed_events, message_events, response_events
 from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_model
 
-DEADLINE_HEADER = b"x-kubegym-deadline"
-"""Request header: seconds the rollout has left."""
 STOP_HEADER = (b"x-kubegym-stop", b"context_window")
 """On a reply that is empty because the conversation no longer fits; its body can only say "max_output_tokens"."""
 COOKIE = b"kubegym-route"
