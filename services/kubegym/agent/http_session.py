@@ -19,6 +19,7 @@ has a request id) and ``/verify``. A tool call that may have arrived never is.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Sequence
@@ -180,7 +181,7 @@ class HttpSession:
         replica = self._replica or self._take(())
         if replica.ours:
             added["kubegym"] = {"stop_reason": rollout.stop_reason}
-        reply = await self._repeatable(VerifierError, "Verifier", "verify", self._body(added))
+        reply = await self._unhurried("verify", self._body(added), replica)
         self._closes = False  # a verdict ends a session of ours
         return self._verdict(reply)
 
@@ -254,6 +255,23 @@ class HttpSession:
         return error_of(failure)
 
     # Requests
+
+    async def _unhurried(self, path: str, body: bytes, replica: Replica) -> dict[str, Any]:
+        """Ask for a verdict without letting the rollout's deadline end a wait for a busy judge.
+
+        A server of ours bounds its verifiers itself. That time counts only if the reply says that no model was asked.
+        """
+        deadline, clock = self.deadline, asyncio.get_running_loop().time
+        if deadline is None or not replica.ours:
+            return await self._repeatable(VerifierError, "Verifier", path, body)
+        started, lent, used = clock(), deadline.lend(), 0.0
+        try:
+            reply = await self._repeatable(VerifierError, "Verifier", path, body)
+            if (reply.get("kubegym") or {}).get("usage"):
+                used = min(lent, clock() - started)
+            return reply
+        finally:
+            deadline.take_back(lent - used)
 
     async def _repeatable(self, kind: type[RolloutError], prefix: str, path: str, body: bytes) -> dict[str, Any]:
         """Ask for an object, again where the server knows the request by its id. Raises ``kind`` or what it carries."""

@@ -71,6 +71,19 @@ class Deadline:
         if self._scope is not None and not self._scope.expired():
             self._scope.reschedule(self._at)
 
+    def lend(self) -> float:
+        """Excuse all that may be excused, while another process works that may be waiting; how much that was."""
+        granted = self._excusable
+        self.excuse(granted)
+        return granted
+
+    def take_back(self, seconds: float) -> None:
+        """Take back what was lent and not used: now the deadline may be over."""
+        self._excusable += seconds
+        self._at -= seconds
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(self._at)
+
     def timeout(self) -> asyncio.Timeout:
         """``async with deadline.timeout():`` raises TimeoutError at the deadline, wherever it has moved by then."""
         self._scope = asyncio.timeout_at(self._at)

@@ -1,16 +1,26 @@
-"""How the contract suite opens sessions. A server's sessions join as another way of the same fixture."""
+"""How the contract suite opens sessions: in this process, and over a resources server.
+
+A server's sessions go over real sockets, except where a test's time is virtual.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from kubegym.agent.resources_client import ResourcesClient
+from kubegym.agent.resources_client import ResourcesClient
 from kubegym.core.ids import rollout_id, task_id
 from kubegym.core.protocols import Assignment, ModelClient, Session
+from kubegym.http import HttpClient
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits
+from testbed.resources_server import AsgiClient, server_of, started
+from kubegym.resources.server import ResourcesServer
+from testbed.in_memory_http import InMemoryHttp
+from testbed.served import serving
 
 Open = Callable[..., Awaitable[Session]]
 
@@ -18,7 +28,7 @@ Open = Callable[..., Awaitable[Session]]
 class LocalSessions:
     """Sessions in this process; one runtime for each class and configuration."""
 
-    def __init__(self, stack: AsyncExitStack) -> None:
+    def __init__(self, stack: AsyncExitStack, *, virtual_time: bool) -> None:
         self._stack = stack
         self._runtimes: dict[Any, EnvironmentRuntime] = {}
 
@@ -38,13 +48,53 @@ class LocalSessions:
             runtime = self._runtimes[key] = EnvironmentRuntime(cls, config, limits=limits)
             await runtime.start()
             self._stack.push_async_callback(runtime.close)
-        row = {"responses_create_params": {"input": "?"}, **(row or {})}
-        identity = rollout_id("c0ffee00", 0, rollout_index)
-        return runtime.session(Assignment("e", row, task_id("e", row), 0, rollout_index, identity), models)
+        return runtime.session(_assignment(row, rollout_index), models)
 
 
-@pytest.fixture(params=["local"])
+class ServedSessions:
+    """Sessions of resources servers; one server for each class, configuration and set of models."""
+
+    def __init__(self, stack: AsyncExitStack, *, virtual_time: bool) -> None:
+        self._stack = stack
+        self._virtual_time = virtual_time
+        self._clients: dict[Any, ResourcesClient] = {}
+
+    async def __call__(
+        self,
+        cls: type[Environment],
+        row: Mapping[str, Any] | None = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+        limits: SessionLimits | None = None,
+        models: Mapping[str, ModelClient] | None = None,
+        rollout_index: int = 0,
+    ) -> Session:
+        key = (cls, repr(config), limits, id(models))
+        if key not in self._clients:
+            runtime = EnvironmentRuntime(cls, config, limits=limits)
+            server = ResourcesServer(runtime, secret=b"of this test only", self_address="127.0.0.1:1", models=models)
+            self._clients[key] = await self._client(server)
+        return self._clients[key].session(_assignment(row, rollout_index))
+
+    async def _client(self, server: ResourcesServer) -> ResourcesClient:
+        if self._virtual_time:
+            http = InMemoryHttp(server.app())
+            await http.start()
+            self._stack.push_async_callback(http.stop)
+            return ResourcesClient(["http://in.memory"], http=cast(HttpClient, http))
+        client = ResourcesClient([await self._stack.enter_async_context(serving(server.app()))])
+        self._stack.push_async_callback(client.close)
+        return client
+
+
+def _assignment(row: Mapping[str, Any] | None, rollout_index: int) -> Assignment:
+    row = {"responses_create_params": {"input": "?"}, **(row or {})}
+    return Assignment("e", row, task_id("e", row), 0, rollout_index, rollout_id("c0ffee00", 0, rollout_index))
+
+
+@pytest.fixture(params=["local", "http"])
 async def open_session(request: pytest.FixtureRequest) -> AsyncIterator[Open]:
     """``await open_session(cls, row, config=, limits=, models=, rollout_index=)`` gives a session to be seeded."""
+    virtual_time = request.node.get_closest_marker("looptime") is not None
     async with AsyncExitStack() as stack:
-        yield {"local": LocalSessions}[request.param](stack)
+        yield {"local": LocalSessions, "http": ServedSessions}[request.param](stack, virtual_time=virtual_time)

@@ -21,7 +21,12 @@ COUNTER = {"initial": 2, "expected": 7}
 
 
 def rollout(text: str = "") -> Rollout:
-    return Rollout([], [{"type": "message", "role": "assistant", "content": text}], "completed", {})
+    output = [{"type": "message", "role": "assistant", "content": text}]
+    return Rollout([{"role": "user", "content": "?"}], output, "completed", {"object": "response", "output": output})
+
+
+def turn(index: int, text: str) -> Turn:
+    return Turn(index, text, [{"type": "message", "role": "assistant", "content": text}])
 
 
 async def test_state_lives_from_seed_to_verdict(open_session: Any) -> None:
@@ -45,6 +50,7 @@ async def test_sessions_share_configuration_and_no_state(open_session: Any) -> N
 
 async def test_definitions_come_from_types_and_docstrings(open_session: Any) -> None:
     session = await open_session(worlds.Counter, COUNTER)
+    await session.seed()  # behind HTTP nobody knows before
     assert session.tools()[0] == {
         "type": "function",
         "name": "increment",
@@ -105,8 +111,9 @@ async def test_respond_answers_until_done(open_session: Any) -> None:
     session = await open_session(worlds.Guess)
     await session.seed()
     assert session.multi_turn
-    assert await session.respond(Turn(3, "4", [])) == Message.user("3: not 4")
-    assert await session.respond(Turn(4, "stop", [])) == Done()
+    assert await session.respond(turn(0, "4")) == Message.user("0: not 4")
+    assert await session.respond(turn(1, "5")) == Message.user("1: not 5")
+    assert await session.respond(turn(2, "stop")) == Done()
     assert (await session.verify(rollout())).reward is None
     single = await open_session(worlds.Counter, COUNTER)
     assert not single.multi_turn
@@ -243,13 +250,16 @@ async def ask_judge(open_session: Any, replies: Sequence[Reply]) -> tuple[Any, S
 
 
 async def test_judges_answer_and_are_counted(open_session: Any) -> None:
-    session, judge = await ask_judge(open_session, ["yes", "no"])
+    session, judge = await ask_judge(open_session, ["yes"])
     assert (await session.verify(rollout("4"))).reward == 1.0
-    assert (await session.verify(rollout("5"))).reward == 0.0
     assert judge.requests[0] == {"temperature": 0.0, "input": [{"role": "user", "content": "Right? 4"}]}
     assert session.usage == {
-        "judge": {"calls": 2, "input_tokens": 2, "output_tokens": 2, "cached_tokens": 0, "reasoning_tokens": 0}
+        "judge": {"calls": 1, "input_tokens": 1, "output_tokens": 1, "cached_tokens": 0, "reasoning_tokens": 0}
     }
+    session, _ = await ask_judge(open_session, ["no"])
+    assert (await session.verify(rollout("5"))).reward == 0.0
+    session, _ = await ask_judge(open_session, ["no"])
+    assert (await session.verify(rollout("5"))).reward == 0.0
 
 
 async def test_judges_that_fail_give_no_verdict(open_session: Any) -> None:
