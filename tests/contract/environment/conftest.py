@@ -12,12 +12,10 @@ from typing import Any, cast
 import pytest
 
 from kubegym.agent.resources_client import ResourcesClient
-from kubegym.agent.resources_client import ResourcesClient
 from kubegym.core.ids import rollout_id, task_id
 from kubegym.core.protocols import Assignment, ModelClient, Session
 from kubegym.http import HttpClient
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits
-from testbed.resources_server import AsgiClient, server_of, started
 from kubegym.resources.server import ResourcesServer
 from testbed.in_memory_http import InMemoryHttp
 from testbed.served import serving
@@ -71,17 +69,13 @@ class ServedSessions:
     ) -> Session:
         key = (cls, repr(config), limits, id(models))
         if key not in self._clients:
-            runtime = EnvironmentRuntime(cls, config, limits=limits)
-            server = ResourcesServer(runtime, secret=b"of this test only", self_address="127.0.0.1:1", models=models)
-            self._clients[key] = await self._client(server)
+            self._clients[key] = await self._client(server_of(cls, config, session_limits=limits, models=models))
         return self._clients[key].session(_assignment(row, rollout_index))
 
     async def _client(self, server: ResourcesServer) -> ResourcesClient:
         if self._virtual_time:
-            http = InMemoryHttp(server.app())
-            await http.start()
-            self._stack.push_async_callback(http.stop)
-            return ResourcesClient(["http://in.memory"], http=cast(HttpClient, http))
+            await self._stack.enter_async_context(started(server))
+            return ResourcesClient(["http://in.memory"], http=cast(HttpClient, AsgiClient(server.app())))
         client = ResourcesClient([await self._stack.enter_async_context(serving(server.app()))])
         self._stack.push_async_callback(client.close)
         return client
