@@ -17,7 +17,7 @@ from kubegym.core.protocols import Assignment, ModelClient, Session
 from kubegym.http import HttpClient
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits
 from kubegym.resources.server import ResourcesServer
-from testbed.in_memory_http import InMemoryHttp
+from testbed.resources_server import AsgiClient, server_of, started
 from testbed.served import serving
 
 Open = Callable[..., Awaitable[Session]]
