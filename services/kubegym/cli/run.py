@@ -91,6 +91,22 @@ def run(
         str | None,
         typer.Option(metavar="FILE", help="Default: KUBEGYM_API_KEY, else OPENAI_API_KEY.", rich_help_panel=_MODEL),
     ] = None,
+    agent_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL", help="An agent server that makes the rollouts; repeatable.", rich_help_panel=_MODEL
+        ),
+    ] = None,
+    resources_url: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="A resources server with the sessions; repeatable.", rich_help_panel=_MODEL),
+    ] = None,
+    split: Annotated[
+        bool,
+        typer.Option(
+            "--split", help="Start model, resources and agent server, and run over them.", rich_help_panel=_MODEL
+        ),
+    ] = False,
     concurrency: Annotated[
         int | None, typer.Option(metavar="C", min=1, help="Rollouts in flight.", rich_help_panel=_PACE)
     ] = None,
@@ -134,6 +150,8 @@ def run(
         "concurrency": concurrency,
         "output": output,
         "materialized_inputs": materialized_inputs,
+        "agent_urls": tuple(agent_url or ()),
+        "resources_urls": tuple(resources_url or ()),
     }
 
     def request() -> Any:
@@ -150,6 +168,7 @@ def run(
             quiet=quiet,
             as_json=as_json,
             metrics_port=metrics_port,
+            split=split,
             logging=logging_of(log_level, log_format, log_file),
         )
 

@@ -70,6 +70,31 @@ def agent(
     raise typer.Exit(guarded(work))
 
 
+@serve.command("resources")
+def resources(
+    environment: EnvironmentArgument,
+    listen: ListenOption = "127.0.0.1:8002",
+    processes: Annotated[int, typer.Option(metavar="N", min=1, help="Processes that share the port.")] = 1,
+    advertise: Annotated[
+        str | None, typer.Option(metavar="HOST", help="Where other replicas reach this machine. Default: POD_IP.")
+    ] = None,
+    mcp: Annotated[bool, typer.Option("--mcp", help="Also serve the tools over MCP, at /mcp.")] = False,
+) -> None:
+    """Serve an environment's sessions: /seed_session, its tools, /verify, /reset, /step, /close, /aggregate_metrics."""
+
+    def work() -> int:
+        from kubegym.local.serving import resources_service
+        from kubegym.resources.processes import run_resources_server
+
+        host, port = address(listen)
+        service = resources_service(environment, expose_tools_over_mcp=mcp)
+        say = announce(f"resources of {environment}")
+        run_resources_server(service, host, port, processes=processes, advertise=advertise, on_listening=say)
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
 def announce(what: str) -> Callable[[str], None]:
     """Says on standard output where a server listens; whoever started it may wait for that line."""
 

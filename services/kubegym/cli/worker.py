@@ -49,6 +49,7 @@ class RunRequest:
         quiet: no progress.
         as_json: the result as JSON.
         metrics_port: where Prometheus may read; None for nowhere.
+        split: whether model, resources and agent are processes of their own.
     """
 
     targets: tuple[str, ...] = ()
@@ -58,6 +59,7 @@ class RunRequest:
     quiet: bool = False
     as_json: bool = False
     metrics_port: int | None = None
+    split: bool = False
     logging: Logging = field(default_factory=Logging)
 
 
@@ -195,10 +197,10 @@ class _Session:
             raise InputError(
                 f"--fresh is for runs below ./runs; this one writes to {spec.output}: give another --output"
             )
-        self._run = LocalRun(spec, display=self._display, metrics=metrics, retry=retry, fresh=fresh)
         gc.collect()
         gc.freeze()  # what is loaded by now stays; collections need not look at it again
-        async with _served(metrics, request.metrics_port), self._shown():
+        async with _served(metrics, request.metrics_port), self._shown(), split(spec, request.split) as spec:
+            self._run = LocalRun(spec, display=self._display, metrics=metrics, retry=retry, fresh=fresh)
             ended = await self._run.run()
             self._display.ended()
             return ended
@@ -225,6 +227,18 @@ class _Session:
             pulse.cancel()
             await asyncio.gather(pulse, return_exceptions=True)
             self._display.shown.close()
+
+
+@contextlib.asynccontextmanager
+async def split(spec: RunSpec, wanted: bool) -> AsyncIterator[RunSpec]:
+    """The spec, with its servers started where that is wanted."""
+    if not wanted:
+        yield spec
+        return
+    from kubegym.local.split import split_servers
+
+    async with split_servers(spec) as served:
+        yield served
 
 
 async def prepare_retry(

@@ -92,12 +92,7 @@ class Part:
     @property
     def metric_hooks(self) -> MetricHooks:
         """What the environment adds to its metrics."""
-        runtime = self.runtime
-        return MetricHooks(
-            compute_metrics=runtime.compute_metrics if runtime.has_metrics else None,
-            get_key_metrics=runtime.key_metrics if runtime.has_key_metrics else None,
-            answer_key=runtime.cls.answer_key or None,
-        )
+        return metric_hooks(self.runtime)
 
     def session(self, assignment: Assignment) -> Session:
         """A session in this process. Raises AgentError where the row is no task of the environment."""
@@ -173,6 +168,15 @@ class LocalEpisodes:
             await self._http.close()
             for client in self.clients:
                 await client.close()
+
+
+def metric_hooks(runtime: EnvironmentRuntime) -> MetricHooks:
+    """What an environment adds to its metrics."""
+    return MetricHooks(
+        compute_metrics=runtime.compute_metrics if runtime.has_metrics else None,
+        get_key_metrics=runtime.key_metrics if runtime.has_key_metrics else None,
+        answer_key=runtime.cls.answer_key or None,
+    )
 
 
 def _rollout(assignment: Assignment, attempt: Attempt) -> Rollout:

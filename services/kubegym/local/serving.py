@@ -15,12 +15,16 @@ from kubegym.agent.cookies import CookieJar
 from kubegym.agent.resources_client import ResourcesClient
 from kubegym.agent.server import AgentServer
 from kubegym.core.errors import InvalidSpec
-from kubegym.core.protocols import Assignment, Session
+from kubegym.core.protocols import Assignment, ModelClient, Session
 from kubegym.data.aggregate import Aggregator, MetricHooks, metrics_json
-from kubegym.http.server import App, Reply, Request
-from kubegym.local.episodes import LocalEpisodes, build_episodes
+from kubegym.http.server import App, Handler, Reply, Request
+from kubegym.local.episodes import build_episodes, metric_hooks
+from kubegym.local.models import build_client
 from kubegym.local.resolve import RunFlags, resolve
-from kubegym.local.runspec import Entry
+from kubegym.local.runspec import Entry, ModelRef
+from kubegym.resources import EnvironmentRuntime
+from kubegym.resources.processes import ResourcesService
+from kubegym.resources.server import ServerLimits
 
 
 def the_entry(environment: str, flags: RunFlags | None = None) -> Entry:
@@ -93,9 +97,29 @@ async def aggregate(responses: Sequence[Mapping[str, Any]], hooks: MetricHooks) 
     return {name: agents[0][name] for name in ("group_level_metrics", "agent_metrics", "key_metrics")}
 
 
-def runtime_of(environment: str, config: Mapping[str, Any] | None = None) -> tuple[Entry, LocalEpisodes]:
-    """An environment's entry and runtime for a resources server, which needs no policy model."""
-    entry = the_entry(environment, RunFlags(base_url="http://127.0.0.1:9/v1", model="none"))
-    entry = replace(entry, config={**entry.config, **(config or {})})
-    spec = replace(resolve([environment], RunFlags(base_url="http://127.0.0.1:9/v1", model="none")), entries=(entry,))
-    return entry, build_episodes(spec)
+def resources_service(environment: str, *, expose_tools_over_mcp: bool = False) -> ResourcesService:
+    """What a resources server of an environment serves: its manifest's configuration and models, but the policy.
+
+    Raises:
+        InputError: an environment that cannot be had.
+    """
+    # The policy is the agent's; naming one here keeps a manifest without `models.policy` from being refused.
+    entry = the_entry(environment, RunFlags(engine="simulated"))
+    others = {role: ref for role, ref in entry.models.items() if role != "policy"}
+    return ResourcesService(
+        environment=entry.environment,
+        config=entry.config,
+        session_limits=None,
+        server_limits=ServerLimits(),
+        expose_tools_over_mcp=expose_tools_over_mcp,
+        models=partial(_clients, others) if others else None,
+        aggregate_metrics=_aggregating,
+    )
+
+
+def _clients(refs: Mapping[str, ModelRef]) -> dict[str, ModelClient]:
+    return {role: build_client(ref, concurrency=64) for role, ref in refs.items()}
+
+
+def _aggregating(runtime: EnvironmentRuntime) -> Handler:
+    return partial(aggregate_reply, hooks=metric_hooks(runtime))

@@ -177,7 +177,7 @@ def _fork(signals: Signals) -> int:
         child = os.fork()
         if child == 0:
             signals.listener = None
-            _die_with(parent)
+            die_with(parent)
         else:
             signals.listener = lambda number: _forward(child, number, signals)
     finally:
@@ -211,7 +211,7 @@ def _described(status: int) -> str:
     return f"was killed by {name}{hint}"
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Let the kernel kill this process when its parent ends, whatever way (Linux)."""
     if sys.platform != "linux":
         return

@@ -1,0 +1,103 @@
+"""``kubegym run --split``: model, resources and agent server of each environment, as processes of their own.
+
+The run then goes over the same wire as on a cluster. The servers are those of ``kubegym serve``, on free ports of the
+loopback interface; they end with the run, also where it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+
+from kubegym.core.errors import InvalidSpec, RunFailed
+from kubegym.local.runspec import Entry, ModelRef, RunSpec
+from kubegym.local.supervise import die_with
+
+START_SECONDS = 120.0
+STOP_SECONDS = 40.0
+_URL = re.compile(r" at (http://\S+)$")
+
+
+@contextlib.asynccontextmanager
+async def split_servers(spec: RunSpec) -> AsyncIterator[RunSpec]:
+    """Start the servers of a run; the spec whose attempts they make.
+
+    Raises:
+        InvalidSpec: a model that can only be had in process.
+        RunFailed: a server did not start; its last words.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        models: dict[str, str] = {}
+        entries = []
+        for entry in spec.entries:
+            policy = entry.models["policy"]
+            if repr(policy) not in models:
+                models[repr(policy)] = await stack.enter_async_context(_server(*_model(policy)))
+            resources = await stack.enter_async_context(_server("resources", entry.environment))
+            agent = await stack.enter_async_context(
+                _server(*_agent(entry, policy, f"{models[repr(policy)]}/v1", resources))
+            )
+            entries.append(replace(entry, agent_urls=(agent,)))
+        yield replace(spec, entries=tuple(entries))
+
+
+def _model(policy: ModelRef) -> tuple[str, ...]:
+    if policy.kind == "endpoint":
+        key = ("--api-key-file", policy.api_key_file) if policy.api_key_file else ()
+        return ("model", "--upstream", policy.base_url or "", "--model", policy.model, *key)
+    if policy.path is not None or policy.options:
+        raise InvalidSpec(f"--split: model {policy.model} can only be had in process; serve it, and give --base-url")
+    return ("model", "--engine", policy.kind, "--model", policy.model)
+
+
+def _agent(entry: Entry, policy: ModelRef, base_url: str, resources: str) -> tuple[str, ...]:
+    steps = ("--max-steps", str(entry.max_steps)) if entry.max_steps else ()
+    served = ("--resources-url", resources, "--base-url", base_url)
+    return ("agent", entry.environment, *served, "--model", policy.model, *steps)
+
+
+@contextlib.asynccontextmanager
+async def _server(*arguments: str) -> AsyncIterator[str]:
+    """A ``kubegym serve`` process; its URL."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "kubegym.cli.main", "serve", *arguments, "--listen", "127.0.0.1:0"),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for the run, which ends its servers when it is done with them
+        preexec_fn=partial(die_with, os.getpid()),
+    )
+    try:
+        yield await _listening(process, arguments[0])
+    finally:
+        await _end(process)
+
+
+async def _listening(process: asyncio.subprocess.Process, what: str) -> str:
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(START_SECONDS):
+            async for line in process.stdout:
+                if found := _URL.search(line.decode().rstrip()):
+                    return found[1].removesuffix("/v1")
+    except TimeoutError:
+        raise RunFailed(f"the {what} server did not start within {START_SECONDS:g} s", reason="NotServing") from None
+    code = await process.wait()
+    raise RunFailed(f"the {what} server ended with exit code {code}; see its error above", reason="NotServing")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
