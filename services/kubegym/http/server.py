@@ -332,6 +332,8 @@ def serve(
     """
     try:
         import uvicorn
+
+        from kubegym.http.protocol import BoundedHead
     except ImportError:
         raise InputError("serving needs uvicorn: pip install 'kubegym[server]'") from None
     config = uvicorn.Config(
@@ -339,7 +341,7 @@ def serve(
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedHead,
         ws="none",
         lifespan="on",
         log_config=None,
