@@ -14,7 +14,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -96,8 +95,8 @@ class Fleet:
             "upstream": lambda: Server("upstream"),
             "model": lambda: Server("model", self.url("upstream")),
             "resources": lambda: Server("resources", str(COUNTER)),
-            "replica-0": lambda: Server("resources", str(COUNTER), '{"secret": "shared"}'),
-            "replica-1": lambda: Server("resources", str(COUNTER), '{"secret": "shared"}'),
+            "replica-0": lambda: Server("resources", str(COUNTER), '{"secret": "shared by both replicas"}'),
+            "replica-1": lambda: Server("resources", str(COUNTER), '{"secret": "shared by both replicas"}'),
             "replicas": lambda: Server("front", self.url("replica-0"), self.url("replica-1")),
             "processes": lambda: Server("resources", str(COUNTER), '{"processes": 2}'),
             "any-tool": lambda: Server("resources", str(ANY_TOOL)),
@@ -222,31 +221,28 @@ def _agent(resources: str, model: str, options: str = "{}") -> None:
 
 
 def _resources(environment: str, options: str = "{}") -> None:
-    from functools import partial
-
-    from kubegym.http.server import serve
-    from kubegym.local.serving import aggregate_reply, runtime_of
-    from kubegym.resources.server import ResourcesServer
+    from kubegym.resources.processes import ResourcesService, run_resources_server
 
     given = json.loads(options)
-    entry, episodes = runtime_of(environment)
-    part = episodes.parts[entry.name]
-    port = given.get("port") or _free_port()
-    secret = given.get("secret", os.urandom(16).hex()).encode()
-    served = ResourcesServer(
-        part.runtime,
-        secret=secret,
-        self_address=f"127.0.0.1:{port}",
-        expose_tools_over_mcp=True,
-        aggregate_metrics=partial(aggregate_reply, hooks=part.metric_hooks),
+    service = ResourcesService(environment, expose_tools_over_mcp=True, aggregate_metrics=_aggregation)
+    run_resources_server(
+        service,
+        "127.0.0.1",
+        given.get("port", 0),
+        processes=given.get("processes", 1),
+        environ={"KUBEGYM_SESSION_SECRET": given["secret"]} if "secret" in given else {},
+        grace_seconds=5,
+        on_listening=_say,
     )
-    serve(served.app(), "127.0.0.1", port, grace_seconds=5, on_listening=_say)
 
 
-def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+def _aggregation(runtime: Any) -> Any:
+    from functools import partial
+
+    from kubegym.data.aggregate import MetricHooks
+    from kubegym.local.serving import aggregate_reply
+
+    return partial(aggregate_reply, hooks=MetricHooks())
 
 
 def _front(*backends: str) -> None:

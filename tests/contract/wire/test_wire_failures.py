@@ -317,17 +317,41 @@ def test_a_reader_who_is_slow(fleet: Fleet) -> None:
     wire = Wire(url)
     assert wire.post("/seed_session", ROW).status == 200
     cookie = "; ".join(f"{name}={value}" for name, value in wire.cookies.items())
-    body = json.dumps({"text": "x" * 1024, "times": TEN_MEGABYTES >> 10}).encode()
+    body = json.dumps({**ROW, "response": {"output": []}, "long": "x" * TEN_MEGABYTES}).encode()
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(LIMIT_SECONDS)
         slow.connect(address(url))
-        slow.sendall(request_bytes("POST", "/repeat", body, {"cookie": cookie, "connection": "close"}))
+        slow.sendall(request_bytes("POST", "/verify", body, {"cookie": cookie, "connection": "close"}))
         first = slow.recv(1024)
         assert first.startswith(b"HTTP/1.1 200 ")
-        assert wire.post("/get_counter_value", {}).body == b"3", "the session serves others meanwhile"
+        assert Wire(url).post("/run_nothing", {}).status == 404, "others are served meanwhile"
         received = len(first)
         while piece := slow.recv(65536):
             received += len(piece)
         assert received > TEN_MEGABYTES
+
+
+def test_a_long_tool_output_is_cut(fleet: Fleet) -> None:
+    wire = Wire(fleet.url("resources"))
+    assert wire.post("/seed_session", ROW).status == 200
+    reply = wire.post("/repeat", {"text": "x" * 1024, "times": TEN_MEGABYTES >> 10})
+    assert reply.status == 200
+    assert 1_000_000 <= len(reply.body) < 1_001_000
     assert wire.post("/close", {}).status == 200
+
+
+@pytest.mark.parametrize("kind", ["resources", "agent", "model"])
+def test_a_head_without_end(fleet: Fleet, kind: str) -> None:
+    with connected(fleet.url(kind)) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n")
+        answer = b""
+        try:
+            for _ in range(64):
+                connection.sendall(b"x: %b\r\n" % (b"a" * 65536))
+            while piece := connection.recv(65536):
+                answer += piece
+        except OSError:
+            pass  # the server has closed its side already
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+    assert Wire(fleet.url(kind)).get("/healthz").status == 200
