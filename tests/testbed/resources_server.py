@@ -1,16 +1,22 @@
-"""Resources servers for tests: in this process without sockets, over sockets, and as processes of their own."""
+"""Resources servers for tests: in this process without sockets, and as processes of their own."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
-from kubegym.http import Response, Url
+from kubegym.http import Response
 from kubegym.http.server import App
 from kubegym.resources import Environment, EnvironmentRuntime
 from kubegym.resources.server import ResourcesServer
@@ -25,32 +31,8 @@ def server_of(cls: type[Environment], config: Any = None, **options: Any) -> Res
     return ResourcesServer(runtime, **{"secret": SECRET, "self_address": HERE, **options})
 
 
-class AsgiClient:
-    """``kubegym.http.HttpClient`` without sockets: each request is a call of an application, in virtual time, too.
-
-    Args:
-        apps: by authority (``host:port``); or one for all.
-    """
-
-    def __init__(self, apps: App | dict[str, App]) -> None:
-        self._apps = apps
-
-    async def request(
-        self, method: bytes, url: Url, headers: bytes, body: bytes, timeout: float, *, repeatable: bool = True
-    ) -> Response:
-        """As ``HttpClient.request``."""
-        app = self._apps if isinstance(self._apps, App) else self._apps[url.authority.decode()]
-        lines = [line.partition(b":") for line in headers.split(b"\r\n") if line]
-        return await call(app, method.decode(), url.target.decode(), [(n.lower(), v.strip()) for n, _, v in lines], body)
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
 async def call(app: App, method: str, target: str, headers: list[tuple[bytes, bytes]], body: bytes) -> Response:
     """One request to an ASGI application."""
-    from urllib.parse import unquote
-
     scope = {"type": "http", "method": method, "path": unquote(target), "headers": headers}
     told: list[dict[str, Any]] = []
     asked = [{"type": "http.request", "body": body, "more_body": False}]
@@ -105,24 +87,66 @@ async def started(*servers: ResourcesServer) -> AsyncIterator[None]:
             await server._stop()
 
 
-@contextmanager
-def on_uvicorn(app: App, host: str = "127.0.0.1", port: int = 0, **options: Any) -> Iterator[str]:
-    """An application behind uvicorn, in a thread; its base URL."""
-    import uvicorn
+_SERVE = """
+    import logging, sys
+    from kubegym.resources.processes import ResourcesService, run_resources_server
 
-    config = uvicorn.Config(
-        app, host=host, port=port, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False, **options
+    if __name__ == "__main__":
+        logging.basicConfig()
+        service = ResourcesService(sys.argv[1], name="served")
+        run_resources_server(
+            service, "127.0.0.1", 0, processes=int(sys.argv[2]), on_listening=lambda url: print(url, flush=True)
+        )
+"""
+
+
+class Process:
+    """A resources server in a process of its own.
+
+    Attributes:
+        url: its base URL.
+    """
+
+    def __init__(self, running: subprocess.Popen[str], url: str) -> None:
+        self._running = running
+        self.url = url
+
+    def children(self) -> list[int]:
+        """The processes that serve, without multiprocessing's own."""
+        pid = self._running.pid
+        found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+    def kill(self) -> None:
+        """End it without a warning, and what it has started."""
+        self._running.kill()
+        self._running.wait(20)
+
+    def terminate(self) -> tuple[int, str]:
+        """SIGTERM: the exit status, and the log."""
+        self._running.send_signal(signal.SIGTERM)
+        _, log = self._running.communicate(timeout=60)
+        return self._running.returncode, log
+
+
+@contextmanager
+def served_process(folder: Path, script: Path, processes: int = 1) -> Iterator[Process]:
+    """``run_resources_server`` on an environment's folder; ``script`` is a file to be written."""
+    script.write_text(textwrap.dedent(_SERVE))
+    environ = {**os.environ, "KUBEGYM_SESSION_SECRET": SECRET.decode()}
+    running = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(processes)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
     )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    pause = threading.Event()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        pause.wait(0.005)
+    assert running.stdout is not None
     try:
-        bound = server.servers[0].sockets[0].getsockname()
-        yield f"http://{bound[0]}:{bound[1]}"
+        url = running.stdout.readline().strip()
+        assert url, running.communicate(timeout=20)[1]
+        yield Process(running, url)
     finally:
-        server.should_exit = True
-        thread.join(20)
+        if running.poll() is None:
+            running.terminate()
+        running.communicate(timeout=60)
