@@ -14,10 +14,11 @@ import pytest
 from kubegym.agent.resources_client import ResourcesClient
 from kubegym.core.ids import rollout_id, task_id
 from kubegym.core.protocols import Assignment, ModelClient, Session
-from kubegym.http import HttpClient
+from kubegym.http import HttpClient, Response, Url
+from kubegym.http.server import App
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits
 from kubegym.resources.server import ResourcesServer
-from testbed.resources_server import AsgiClient, server_of, started
+from testbed.resources_server import call, server_of, started
 from testbed.served import serving
 
 Open = Callable[..., Awaitable[Session]]
@@ -49,6 +50,20 @@ class LocalSessions:
         return runtime.session(_assignment(row, rollout_index), models)
 
 
+class WithoutSockets:
+    """Stands for ``HttpClient``: each request is a call of the application, in virtual time, too."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def request(
+        self, method: bytes, url: Url, headers: bytes, body: bytes, timeout: float, *, repeatable: bool = True
+    ) -> Response:
+        lines = [line.partition(b":") for line in headers.split(b"\r\n") if line]
+        pairs = [(name.lower(), value.strip()) for name, _, value in lines]
+        return await call(self._app, method.decode(), url.target.decode(), pairs, body)
+
+
 class ServedSessions:
     """Sessions of resources servers; one server for each class, configuration and set of models."""
 
@@ -75,7 +90,7 @@ class ServedSessions:
     async def _client(self, server: ResourcesServer) -> ResourcesClient:
         if self._virtual_time:
             await self._stack.enter_async_context(started(server))
-            return ResourcesClient(["http://in.memory"], http=cast(HttpClient, AsgiClient(server.app())))
+            return ResourcesClient(["http://in.memory"], http=cast(HttpClient, WithoutSockets(server.app())))
         client = ResourcesClient([await self._stack.enter_async_context(serving(server.app()))])
         self._stack.push_async_callback(client.close)
         return client
