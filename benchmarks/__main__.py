@@ -22,6 +22,12 @@ BENCHMARKS = {
     ),
     "in-flight-1024": (("memory", "in-flight", "1024"), ("memory", "in-flight", "1024")),
     "in-flight-10000": (("memory", "in-flight", "10000"), ("memory", "in-flight", "10000")),
+    "split": (("split", "mcqa", "10000", "16", "128", "1024"), ("split", "mcqa", "2000", "16", "128", "1024")),
+    "split-tool": (
+        ("split", "example_session_state", "5000", "16", "128", "1024"),
+        ("split", "example_session_state", "1000", "16", "128", "1024"),
+    ),
+    "latency": (("latency", "2000", "20"), ("latency", "2000", "5")),
     "start": (("start",), ("start",)),
     "slots": (("slots", "4000"), ("slots", "1000")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),

@@ -32,19 +32,29 @@ async def split_servers(spec: RunSpec) -> AsyncIterator[RunSpec]:
         InvalidSpec: a model that can only be had in process.
         RunFailed: a server did not start; its last words.
     """
+    policies = {repr(entry.models["policy"]): entry.models["policy"] for entry in spec.entries}
     async with contextlib.AsyncExitStack() as stack:
-        models: dict[str, str] = {}
-        entries = []
-        for entry in spec.entries:
-            policy = entry.models["policy"]
-            if repr(policy) not in models:
-                models[repr(policy)] = await stack.enter_async_context(_server(*_model(policy)))
-            resources = await stack.enter_async_context(_server("resources", entry.environment))
-            agent = await stack.enter_async_context(
-                _server(*_agent(entry, policy, f"{models[repr(policy)]}/v1", resources))
-            )
-            entries.append(replace(entry, agent_urls=(agent,)))
+        first = [_model(policy) for policy in policies.values()]
+        first += [("resources", entry.environment) for entry in spec.entries]
+        urls = await _start(stack, first)
+        models = dict(zip(policies, urls, strict=False))
+        resources = urls[len(policies) :]
+        agents = await _start(
+            stack,
+            [
+                _agent(entry, f"{models[repr(entry.models['policy'])]}/v1", place)
+                for entry, place in zip(spec.entries, resources, strict=True)
+            ],
+        )
+        entries = (replace(e, agent_urls=(url,)) for e, url in zip(spec.entries, agents, strict=True))
         yield replace(spec, entries=tuple(entries))
+
+
+async def _start(stack: contextlib.AsyncExitStack, commands: list[tuple[str, ...]]) -> list[str]:
+    """Start servers side by side; their URLs, when all of them listen."""
+    processes = [await stack.enter_async_context(_server(*command)) for command in commands]
+    starting = (_listening(process, command[0]) for process, command in zip(processes, commands, strict=True))
+    return list(await asyncio.gather(*starting))
 
 
 def _model(policy: ModelRef) -> tuple[str, ...]:
@@ -56,15 +66,15 @@ def _model(policy: ModelRef) -> tuple[str, ...]:
     return ("model", "--engine", policy.kind, "--model", policy.model)
 
 
-def _agent(entry: Entry, policy: ModelRef, base_url: str, resources: str) -> tuple[str, ...]:
+def _agent(entry: Entry, base_url: str, resources: str) -> tuple[str, ...]:
     steps = ("--max-steps", str(entry.max_steps)) if entry.max_steps else ()
     served = ("--resources-url", resources, "--base-url", base_url)
-    return ("agent", entry.environment, *served, "--model", policy.model, *steps)
+    return ("agent", entry.environment, *served, "--model", entry.models["policy"].model, *steps)
 
 
 @contextlib.asynccontextmanager
-async def _server(*arguments: str) -> AsyncIterator[str]:
-    """A ``kubegym serve`` process; its URL."""
+async def _server(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A ``kubegym serve`` process."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "kubegym.cli.main", "serve", *arguments, "--listen", "127.0.0.1:0"),
         stdin=asyncio.subprocess.DEVNULL,
@@ -73,7 +83,7 @@ async def _server(*arguments: str) -> AsyncIterator[str]:
         preexec_fn=partial(die_with, os.getpid()),
     )
     try:
-        yield await _listening(process, arguments[0])
+        yield process
     finally:
         await _end(process)
 
