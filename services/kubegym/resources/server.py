@@ -410,10 +410,10 @@ class ResourcesServer:
             if self._elsewhere(token):
                 return await self._forward(token, request, headers)
             session = None if token is None else self._table.get(token.session)
-            if session is not None:
-                async with self._table.using(session):
-                    self._table.remove(session)
-                    self._metrics.ended("closed")
+            if session is not None and self._table.remove(session):
+                self._metrics.ended("closed")
+                session.interrupt()  # a call that runs has no reader any more: its rollout is over
+                async with session.turnstile.exclusive():
                     await session.local.close()
         except AgentError as error:
             if error.reason != "SessionLost":

@@ -96,6 +96,7 @@ class ServedSession:
         bucket: where the sweeper will find it.
         busy: requests in it now.
         closed: it is over; who waited for it must not go on.
+        running: the requests at work in it; those that ``interrupt`` has told to stop are False.
         turnstile: see ``Turnstile``.
         replies: replies of the environment so far (``Turn.index``).
         steps: answers of ``/step`` by request id.
@@ -113,6 +114,7 @@ class ServedSession:
         "idle_seconds",
         "local",
         "replies",
+        "running",
         "steps",
         "turnstile",
     )
@@ -126,10 +128,17 @@ class ServedSession:
         self.bucket = 0
         self.busy = 0
         self.closed = False
+        self.running: dict[asyncio.Task[object], bool] = {}
         self.turnstile = Turnstile()
         self.replies = 0
         self.steps: dict[str, bytes] = {}
         self.conversation: Conversation | None = None
+
+    def interrupt(self) -> None:
+        """Stop the requests at work in it; they fail as "SessionLost"."""
+        for task in self.running:
+            self.running[task] = False
+            task.cancel()
 
     def remember_step(self, request_id: str, answer: bytes) -> None:
         """Keep an answer for who asks again."""
@@ -203,12 +212,23 @@ class SessionTable:
     @asynccontextmanager
     async def using(self, session: ServedSession, *, alone: bool = True) -> AsyncIterator[None]:
         """Run a request in a session; it does not expire meanwhile. Raises AgentError "SessionLost"."""
+        task = asyncio.current_task()
+        assert task is not None
         session.busy += 1
         try:
             async with session.turnstile.exclusive() if alone else session.turnstile.shared():
                 if session.closed:
                     raise session_lost("the session is over")
-                yield
+                session.running[task] = True
+                try:
+                    yield
+                except asyncio.CancelledError:
+                    if session.running[task]:
+                        raise
+                    task.uncancel()
+                    raise session_lost("the session was closed") from None
+                finally:
+                    del session.running[task]
         finally:
             session.busy -= 1
             session.expires = self._clock() + session.idle_seconds

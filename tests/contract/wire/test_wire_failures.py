@@ -258,6 +258,18 @@ def test_expectations_and_chunks(fleet: Fleet) -> None:
     until(lambda: wire.metric(GAUGES["resources"]) == 1, "the session of it")
 
 
+def test_close_stops_what_runs_in_the_session(our_resources: Target) -> None:
+    wire = our_resources.wire()
+    assert wire.post("/seed_session", our_resources.row).status == 200
+    with ThreadPoolExecutor(1) as pool:
+        calls = Wire(our_resources.url, dict(wire.cookies))
+        running = pool.submit(calls.post, "/wait", {"seconds": 600})
+        assert calls.other().post("/close", {}).status == 200, "somebody else's"
+        until(lambda: wire.post("/close", {}).status == 200 and running.done(), "the call goes on")
+        reply = running.result()
+    assert (reply.status, reply.json()["kubegym"]["failure"]["reason"]) == (410, "SessionLost")
+
+
 # Sizes and numbers
 
 
