@@ -1,0 +1,130 @@
+"""One run, composed in different ways: the rows are the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kubegym.core.errors import InvalidSpec, RunFailed
+from kubegym.local.localrun import LocalRun
+from kubegym.local.resolve import RunFlags, resolve
+from kubegym.local.results import read_results
+from kubegym.local.runspec import RunSpec
+from kubegym.local.split import split_servers
+
+ROOT = Path(__file__).resolve().parents[2]
+ARITHMETIC = str(ROOT / "environments" / "arithmetic")
+# One in flight: a batch of several may round a tie between two tokens the other way.
+GREEDY = RunFlags(engine="embedded", temperature=0.0, rollouts_per_task=1, concurrency=1)
+
+
+async def rows_of(spec: RunSpec, output: Path) -> list[dict[str, Any]]:
+    """What of a run's rows does not depend on when and where it ran."""
+    result = await LocalRun(replace(spec, output=str(output))).run()
+    assert result.manifest.complete
+    kept = []
+    for row in (await read_results(output)).rows:
+        ours = row["kubegym"]
+        conversation = [
+            (item["type"], item.get("name"), item.get("arguments"), item.get("output"), str(item.get("content")))
+            for item in row["response"]["output"]
+        ]
+        fields = {name: row[name] for name in ("kind", "answer", "guesses") if name in row}
+        names = ("task_id", "outcome", "stop_reason", "failure", "environment", "verifier")
+        kept.append((row["reward"], row["agent_ref"], conversation, fields, {name: ours[name] for name in names}))
+    return kept
+
+
+@contextlib.contextmanager
+def serving(*arguments: str) -> Iterator[str]:
+    """A ``kubegym serve`` process; its URL."""
+    command = [sys.executable, "-m", "kubegym.cli.main", "serve", *arguments, "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r"http://\S+", process.stdout.readline())
+            assert found is not None
+            yield found[0]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0, "a server ends cleanly at SIGTERM"
+
+
+@pytest.fixture
+async def in_process(tmp_path: Path) -> list[dict[str, Any]]:
+    return await rows_of(resolve([ARITHMETIC], GREEDY), tmp_path / "in-process")
+
+
+async def test_three_servers_give_the_rows_of_one_process(in_process: list[dict[str, Any]], tmp_path: Path) -> None:
+    async with split_servers(resolve([ARITHMETIC], GREEDY)) as spec:
+        assert all(entry.agent_urls for entry in spec.entries)
+        assert await rows_of(spec, tmp_path / "split") == in_process
+
+
+async def test_sessions_served_and_the_agent_in_process(in_process: list[dict[str, Any]], tmp_path: Path) -> None:
+    with serving("resources", ARITHMETIC, "--processes", "2") as url:
+        spec = resolve([ARITHMETIC], replace(GREEDY, resources_urls=(url,)))
+        assert await rows_of(spec, tmp_path / "mixed") == in_process
+
+
+async def test_the_agent_served_with_the_environment_in_its_process(
+    in_process: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    with serving("agent", ARITHMETIC, "--engine", "embedded") as url:
+        spec = resolve([ARITHMETIC], replace(GREEDY, agent_urls=(url,)))
+        assert await rows_of(spec, tmp_path / "mixed") == in_process
+
+
+async def test_servers_that_cannot_start_say_so(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import sys\nsys.exit('not today')\n")
+    entry = resolve([ARITHMETIC], GREEDY).entries[0]
+    spec = RunSpec("broken", (replace(entry, environment=str(tmp_path)),))
+    with pytest.raises(RunFailed, match="resources server ended"):
+        async with split_servers(spec):
+            raise AssertionError("it started")
+
+
+async def test_a_model_that_is_only_had_in_process_is_refused() -> None:
+    entry = resolve([ARITHMETIC], GREEDY).entries[0]
+    policy = replace(entry.models["policy"], options={"latency": 1.0})
+    with pytest.raises(InvalidSpec, match="in process"):
+        async with split_servers(RunSpec("run", (replace(entry, models={"policy": policy}),))):
+            raise AssertionError("it started")
+
+
+async def test_the_servers_end_with_the_run() -> None:
+    started: list[int] = []
+
+    @contextlib.asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        async with split_servers(resolve([ARITHMETIC], replace(GREEDY, engine="simulated"))):
+            started.extend(children_of(os.getpid()))
+            yield
+
+    async with running():
+        assert len(started) >= 3
+    await asyncio.sleep(0)
+    assert not set(started) & set(children_of(os.getpid()))
+
+
+def children_of(pid: int) -> list[int]:
+    """Process ids of the children that serve."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[1]) == pid and b"serve" in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
