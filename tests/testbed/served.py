@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -25,8 +26,11 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: App, *, grace_seconds: int = 5) -> AsyncIterator[str]:
-    """Serve ``app`` on 127.0.0.1 while the block runs; its base URL. It runs as ``kubegym.http.server.serve`` does."""
+async def serving(app: App, *, grace_seconds: int = 5, bound: socket.socket | None = None) -> AsyncIterator[str]:
+    """Serve ``app`` on 127.0.0.1 while the block runs; its base URL. It runs as ``kubegym.http.server.serve`` does.
+
+    ``bound`` is a socket for those that need to know their address before.
+    """
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
@@ -42,7 +46,7 @@ async def serving(app: App, *, grace_seconds: int = 5) -> AsyncIterator[str]:
         timeout_graceful_shutdown=grace_seconds,
     )
     server = _Server(config)
-    running = asyncio.ensure_future(server.serve())
+    running = asyncio.ensure_future(server.serve([bound] if bound else None))
     try:
         while not server.started:
             assert not running.done(), "the server could not start; see the log"
