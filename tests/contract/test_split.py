@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -84,6 +85,36 @@ async def test_the_agent_served_with_the_environment_in_its_process(
     with serving("agent", ARITHMETIC, "--engine", "embedded") as url:
         spec = resolve([ARITHMETIC], replace(GREEDY, agent_urls=(url,)))
         assert await rows_of(spec, tmp_path / "mixed") == in_process
+
+
+DICE = """
+from kubegym import Environment, Verdict
+
+class Dice(Environment):
+    def verify(self, rollout):
+        return Verdict(self.rng.random(), fields={"task": self.task_rng.random()})
+"""
+
+
+async def test_random_numbers_follow_from_the_task_wherever_it_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "dice"
+    (folder / "data").mkdir(parents=True)
+    (folder / "app.py").write_text(DICE)
+    rows = [{"responses_create_params": {"input": f"Roll {n}"}, "agent_ref": {"name": "mine"}} for n in range(4)]
+    (folder / "data" / "example.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    flags = RunFlags(engine="simulated", rollouts_per_task=3, temperature=0.5)
+
+    async def rolled(spec: RunSpec, output: str) -> list[tuple[float, float]]:
+        await LocalRun(replace(spec, output=str(tmp_path / output))).run()
+        return [(row["reward"], row["task"]) for row in (await read_results(tmp_path / output)).rows]
+
+    here = await rolled(resolve([str(folder)], flags), "here")
+    assert len(set(here)) == 12
+    assert len({task for _, task in here}) == 4
+    with serving("resources", str(folder)) as url:
+        assert await rolled(resolve([str(folder)], replace(flags, resources_urls=(url,))), "sessions") == here
+    async with split_servers(resolve([str(folder)], flags)) as spec:
+        assert await rolled(spec, "split") == here
 
 
 async def test_servers_that_cannot_start_say_so(tmp_path: Path) -> None:

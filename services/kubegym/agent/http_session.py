@@ -37,6 +37,7 @@ from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.core.wire import (
     DEADLINE_HEADER,
     FAILURE_HEADER,
+    TASK_HEADER,
     components_of,
     error_of,
     failure_of,
@@ -106,9 +107,9 @@ class HttpSession:
 
     async def seed(self) -> list[Item]:
         """Begin a session on the replica with the fewest rollouts. Raises AgentError "SeedUnavailable", ..."""
-        headers = b""
+        headers = b"%b: %b\r\n" % (TASK_HEADER, self._assignment.task_id.encode())
         if self.deadline is not None:
-            headers = b"%b: %.3f\r\n" % (DEADLINE_HEADER, self.deadline.remaining())
+            headers += b"%b: %.3f\r\n" % (DEADLINE_HEADER, self.deadline.remaining())
         tried: list[Replica] = []
         pauses = self._client.pauses()
         while True:

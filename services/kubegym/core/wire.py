@@ -25,6 +25,9 @@ from kubegym.core.outcomes import Failure, Stage
 WIRE_HEADER = b"x-kubegym-wire"
 """Request header: ``1`` says that the caller understands a null reward."""
 
+TASK_HEADER = b"x-kubegym-task-id"
+"""Request header of ``/seed_session``: the task's id in the run, from which the session's random numbers follow."""
+
 DEADLINE_HEADER = b"x-kubegym-deadline"
 """Request header: seconds that the rollout has left."""
 

@@ -34,13 +34,16 @@ _RETRY_AFTER_SECONDS = b"5"
 _ROLLOUT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
-def read_assignment(body: Mapping[str, Any], environment: str, prefix: str | None) -> Assignment:
+def read_assignment(
+    body: Mapping[str, Any], environment: str, prefix: str | None, task: bytes | None = None
+) -> Assignment:
     """The rollout that a row begins; whatever is absent or null has a default (contract 1.7).
 
     Args:
         body: a row, perhaps with a response or the results of an earlier run, which are left out.
         environment: the name under which its task is identified.
         prefix: the rollout id of the URL's prefix.
+        task: the task's id as our agents tell it; without it the row's own.
 
     Raises:
         Problem: 422, an index or id of the wrong kind.
@@ -53,11 +56,12 @@ def read_assignment(body: Mapping[str, Any], environment: str, prefix: str | Non
         raise Problem.invalid(
             ["body", "responses_create_params"], "Input should be a valid dictionary", "dict_type", params
         )
-    task, rollout, attempt = (_index(row, f"_ng_{name}_index") for name in ("task", "rollout", "attempt"))
-    identity = prefix or row.get("_ng_rollout_id") or f"{task}-{rollout}"
+    index, rollout, attempt = (_index(row, f"_ng_{name}_index") for name in ("task", "rollout", "attempt"))
+    identity = prefix or row.get("_ng_rollout_id") or f"{index}-{rollout}"
     if not isinstance(identity, str) or not _ROLLOUT_ID.match(identity):
         raise Problem.invalid(["body", "_ng_rollout_id"], f"must match {_ROLLOUT_ID.pattern}", given=identity)
-    return Assignment(environment, row, task_id(environment, row), task, rollout, identity, attempt)
+    known = task.decode("ascii", "replace") if task else task_id(environment, row)
+    return Assignment(environment, row, known, index, rollout, identity, attempt)
 
 
 def read_deadline(header: bytes | None) -> float:

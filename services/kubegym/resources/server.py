@@ -33,7 +33,7 @@ import orjson
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import Item
 from kubegym.core.protocols import Assignment, ModelClient
-from kubegym.core.wire import DEADLINE_HEADER, WIRE_HEADER
+from kubegym.core.wire import DEADLINE_HEADER, TASK_HEADER, WIRE_HEADER
 from kubegym.http.server import App, Handler, Problem, Reply, Request
 from kubegym.resources import gymnasium, mcp
 from kubegym.resources.bodies import (
@@ -286,7 +286,7 @@ class ResourcesServer:
         """A new session and what its ``seed`` adds to the input. Raises Problem, RolloutError."""
         if self._app.stopping:
             raise AgentError("the server is shutting down", reason="ShuttingDown", retryable=True)
-        assignment = read_assignment(body, self._runtime.name, request.rollout)
+        assignment = read_assignment(body, self._runtime.name, request.rollout, request.headers.get(TASK_HEADER))
         idle = read_deadline(request.headers.get(DEADLINE_HEADER)) + self._limits.idle_margin_seconds
         local = self._runtime.session(assignment, self._models)
         session = ServedSession(self._tokens.new_session(), assignment, local, idle)
@@ -363,7 +363,7 @@ class ResourcesServer:
 
     async def _verify_fresh(self, body: dict[str, Any], request: Request, nullable: bool) -> bytes:
         """A verdict without a session of the rollout."""
-        assignment = read_assignment(body, self._runtime.name, request.rollout)
+        assignment = read_assignment(body, self._runtime.name, request.rollout, request.headers.get(TASK_HEADER))
         local = self._runtime.session(assignment, self._models)
         try:
             return await self._scored(local, body, assignment, nullable, seed=not self._stateless)
