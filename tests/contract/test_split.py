@@ -26,11 +26,11 @@ from kubegym.local.split import split_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 ARITHMETIC = str(ROOT / "environments" / "arithmetic")
-# One in flight: a batch of several may round a tie between two tokens the other way.
-GREEDY = RunFlags(engine="embedded", temperature=0.0, rollouts_per_task=1, concurrency=1)
+# The simulated engine says the same to the same conversation, at any time and beside any other.
+FLAGS = RunFlags(engine="simulated", temperature=0.0, rollouts_per_task=2, concurrency=8)
 
 
-async def rows_of(spec: RunSpec, output: Path) -> list[dict[str, Any]]:
+async def rows_of(spec: RunSpec, output: Path) -> list[Any]:
     """What of a run's rows does not depend on when and where it ran."""
     result = await LocalRun(replace(spec, output=str(output))).run()
     assert result.manifest.complete
@@ -63,27 +63,28 @@ def serving(*arguments: str) -> Iterator[str]:
 
 
 @pytest.fixture
-async def in_process(tmp_path: Path) -> list[dict[str, Any]]:
-    return await rows_of(resolve([ARITHMETIC], GREEDY), tmp_path / "in-process")
+async def in_process(tmp_path: Path) -> list[Any]:
+    rows = await rows_of(resolve([ARITHMETIC], FLAGS), tmp_path / "in-process")
+    kinds = {kind for _, _, conversation, _, _ in rows for kind, *_ in conversation}
+    assert kinds == {"message", "function_call", "function_call_output"}, "tools are part of it"
+    return rows
 
 
-async def test_three_servers_give_the_rows_of_one_process(in_process: list[dict[str, Any]], tmp_path: Path) -> None:
-    async with split_servers(resolve([ARITHMETIC], GREEDY)) as spec:
+async def test_three_servers_give_the_rows_of_one_process(in_process: list[Any], tmp_path: Path) -> None:
+    async with split_servers(resolve([ARITHMETIC], FLAGS)) as spec:
         assert all(entry.agent_urls for entry in spec.entries)
         assert await rows_of(spec, tmp_path / "split") == in_process
 
 
-async def test_sessions_served_and_the_agent_in_process(in_process: list[dict[str, Any]], tmp_path: Path) -> None:
+async def test_sessions_served_and_the_agent_in_process(in_process: list[Any], tmp_path: Path) -> None:
     with serving("resources", ARITHMETIC, "--processes", "2") as url:
-        spec = resolve([ARITHMETIC], replace(GREEDY, resources_urls=(url,)))
+        spec = resolve([ARITHMETIC], replace(FLAGS, resources_urls=(url,)))
         assert await rows_of(spec, tmp_path / "mixed") == in_process
 
 
-async def test_the_agent_served_with_the_environment_in_its_process(
-    in_process: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    with serving("agent", ARITHMETIC, "--engine", "embedded") as url:
-        spec = resolve([ARITHMETIC], replace(GREEDY, agent_urls=(url,)))
+async def test_the_agent_served_with_the_environment_in_its_process(in_process: list[Any], tmp_path: Path) -> None:
+    with serving("agent", ARITHMETIC, "--engine", "simulated") as url:
+        spec = resolve([ARITHMETIC], replace(FLAGS, agent_urls=(url,)))
         assert await rows_of(spec, tmp_path / "mixed") == in_process
 
 
@@ -119,7 +120,7 @@ async def test_random_numbers_follow_from_the_task_wherever_it_runs(tmp_path: Pa
 
 async def test_servers_that_cannot_start_say_so(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("import sys\nsys.exit('not today')\n")
-    entry = resolve([ARITHMETIC], GREEDY).entries[0]
+    entry = resolve([ARITHMETIC], FLAGS).entries[0]
     spec = RunSpec("broken", (replace(entry, environment=str(tmp_path)),))
     with pytest.raises(RunFailed, match="resources server ended"):
         async with split_servers(spec):
@@ -127,7 +128,7 @@ async def test_servers_that_cannot_start_say_so(tmp_path: Path) -> None:
 
 
 async def test_a_model_that_is_only_had_in_process_is_refused() -> None:
-    entry = resolve([ARITHMETIC], GREEDY).entries[0]
+    entry = resolve([ARITHMETIC], FLAGS).entries[0]
     policy = replace(entry.models["policy"], options={"latency": 1.0})
     with pytest.raises(InvalidSpec, match="in process"):
         async with split_servers(RunSpec("run", (replace(entry, models={"policy": policy}),))):
@@ -139,7 +140,7 @@ async def test_the_servers_end_with_the_run() -> None:
 
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
-        async with split_servers(resolve([ARITHMETIC], replace(GREEDY, engine="simulated"))):
+        async with split_servers(resolve([ARITHMETIC], FLAGS)):
             started.extend(children_of(os.getpid()))
             yield
 

@@ -40,8 +40,9 @@ def agent(
         list[str] | None,
         typer.Option(metavar="URL", help="A replica of its resources server, repeatable. Default: in this process."),
     ] = None,
-    base_url: Annotated[
-        str | None, typer.Option(metavar="URL", help="The policy model's endpoint or model server, with /v1.")
+    base_url: Annotated[str | None, typer.Option(metavar="URL", help="The policy model's endpoint, with /v1.")] = None,
+    model_server: Annotated[
+        str | None, typer.Option(metavar="URL", help="The policy's model server instead: KubeGym's or NeMo Gym's.")
     ] = None,
     model_name: Annotated[str | None, typer.Option("--model", metavar="NAME", help="The name it serves.")] = None,
     engine: Annotated[ServedEngine | None, typer.Option(help="A model in this process instead.")] = None,
@@ -58,6 +59,7 @@ def agent(
         host, port = address(listen)
         flags = RunFlags(
             base_url=base_url,
+            model_server=model_server,
             model=model_name,
             engine=engine.value if engine else None,
             api_key_file=api_key_file,

@@ -33,6 +33,10 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         if ref.base_url is None:
             raise InvalidSpec(f"model {ref.model}: an endpoint needs a base URL")
         return ChatClient(ref.base_url, ref.model, api_key=api_key(ref), on_call=on_call)
+    if ref.kind == "server":
+        from kubegym.agent.model_server import ModelServerClient
+
+        return ModelServerClient([ref.base_url or ""], ref.model)
     from kubegym.model.client import EngineClient
 
     if ref.kind == "embedded":

@@ -40,6 +40,7 @@ class RunFlags:
 
     dataset: str | None = None
     base_url: str | None = None
+    model_server: str | None = None
     model: str | None = None
     engine: Literal["embedded", "simulated"] | None = None
     api_key_file: str | None = None
@@ -70,8 +71,10 @@ class RunFlags:
 
     def policy(self) -> ModelRef | None:
         """The policy model the flags name. Raises InvalidSpec for flags that do not go together."""
-        if self.base_url is not None and self.engine is not None:
-            raise InvalidSpec("--base-url and --engine both name a model; give one")
+        if sum(given is not None for given in (self.base_url, self.model_server, self.engine)) > 1:
+            raise InvalidSpec("--base-url, --model-server and --engine each name a model; give one")
+        if self.model_server is not None:
+            return ModelRef("server", self.model or "", base_url=self.model_server)
         if self.base_url is not None:
             if self.model is None:
                 raise InvalidSpec("--base-url needs --model NAME, the name the endpoint serves")

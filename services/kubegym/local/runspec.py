@@ -23,7 +23,8 @@ class ModelRef:
     """A model by how it is reached.
 
     Attributes:
-        kind: ``endpoint`` (any OpenAI-compatible server), ``embedded`` (llama.cpp in process), ``simulated``.
+        kind: ``endpoint`` (any OpenAI-compatible server), ``server`` (a model server of ours or NeMo Gym's, asked by
+            ``/v1/responses``), ``embedded`` (llama.cpp in process), ``simulated``.
         model: the name asked for, and what rows say.
         base_url: of an endpoint, with ``/v1``.
         path: GGUF file of an embedded engine; None is the shipped model.
@@ -31,7 +32,7 @@ class ModelRef:
         options: of a simulated engine.
     """
 
-    kind: Literal["endpoint", "embedded", "simulated"]
+    kind: Literal["endpoint", "server", "embedded", "simulated"]
     model: str
     base_url: str | None = None
     path: str | None = None

@@ -17,7 +17,7 @@ from kubegym.agent.server import AgentServer
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import Assignment, ModelClient, Session
 from kubegym.data.aggregate import Aggregator, MetricHooks, metrics_json
-from kubegym.http.server import App, Handler, Reply, Request
+from kubegym.http.server import App, Handler, Problem, Reply, Request
 from kubegym.local.episodes import build_episodes, metric_hooks
 from kubegym.local.models import build_client
 from kubegym.local.resolve import RunFlags, resolve
@@ -71,9 +71,16 @@ def agent_app(environment: str, flags: RunFlags | None = None) -> App:
 
 
 async def aggregate_reply(request: Request, *, hooks: MetricHooks) -> Reply:
-    """``POST /aggregate_metrics``."""
-    responses = request.object().get("verify_responses")
-    return Reply.json(await aggregate(responses if isinstance(responses, list) else [], hooks))
+    """``POST /aggregate_metrics``. Raises Problem (422)."""
+    responses = request.object().get("verify_responses") or []
+    if not isinstance(responses, list) or not all(isinstance(row, dict) for row in responses):
+        raise Problem.invalid(["body", "verify_responses"], "must be a list of objects", "list_type", responses)
+    for number, row in enumerate(responses):
+        for name in ("_ng_task_index", "_ng_rollout_index"):
+            if type(row.get(name)) not in (int, type(None)):
+                where: list[str | int] = ["body", "verify_responses", number, name]
+                raise Problem.invalid(where, "Input should be a valid integer", "int_type", row[name])
+    return Reply.json(await aggregate(responses, hooks))
 
 
 async def aggregate(responses: Sequence[Mapping[str, Any]], hooks: MetricHooks) -> dict[str, Any]:

@@ -34,7 +34,7 @@ async def split_servers(spec: RunSpec) -> AsyncIterator[RunSpec]:
     """
     policies = {repr(entry.models["policy"]): entry.models["policy"] for entry in spec.entries}
     async with contextlib.AsyncExitStack() as stack:
-        first = [_model(policy) for policy in policies.values()]
+        first = [await _model(stack, policy) for policy in policies.values()]
         first += [("resources", entry.environment) for entry in spec.entries]
         urls = await _start(stack, first)
         models = dict(zip(policies, urls, strict=False))
@@ -42,7 +42,7 @@ async def split_servers(spec: RunSpec) -> AsyncIterator[RunSpec]:
         agents = await _start(
             stack,
             [
-                _agent(entry, f"{models[repr(entry.models['policy'])]}/v1", place)
+                _agent(entry, models[repr(entry.models["policy"])], place)
                 for entry, place in zip(spec.entries, resources, strict=True)
             ],
         )
@@ -57,18 +57,23 @@ async def _start(stack: contextlib.AsyncExitStack, commands: list[tuple[str, ...
     return list(await asyncio.gather(*starting))
 
 
-def _model(policy: ModelRef) -> tuple[str, ...]:
-    if policy.kind == "endpoint":
-        key = ("--api-key-file", policy.api_key_file) if policy.api_key_file else ()
-        return ("model", "--upstream", policy.base_url or "", "--model", policy.model, *key)
+async def _model(stack: contextlib.AsyncExitStack, policy: ModelRef) -> tuple[str, ...]:
+    """The command of a policy's model server; a simulated engine is a server of its own behind it."""
     if policy.path is not None or policy.options:
         raise InvalidSpec(f"--split: model {policy.model} can only be had in process; serve it, and give --base-url")
-    return ("model", "--engine", policy.kind, "--model", policy.model)
+    if policy.kind == "embedded":
+        return ("model", "--engine", "embedded", "--model", policy.model)
+    upstream, key = policy.base_url or "", policy.api_key_file
+    if policy.kind == "simulated":
+        (engine,) = await _start(stack, [("model", "--engine", "simulated", "--model", policy.model)])
+        upstream = f"{engine}/v1"
+    keyed = ("--api-key-file", key) if key else ()
+    return ("model", "--upstream", upstream, "--model", policy.model, *keyed)
 
 
-def _agent(entry: Entry, base_url: str, resources: str) -> tuple[str, ...]:
+def _agent(entry: Entry, model: str, resources: str) -> tuple[str, ...]:
     steps = ("--max-steps", str(entry.max_steps)) if entry.max_steps else ()
-    served = ("--resources-url", resources, "--base-url", base_url)
+    served = ("--resources-url", resources, "--model-server", model)
     return ("agent", entry.environment, *served, "--model", entry.models["policy"].model, *steps)
 
 

@@ -125,7 +125,7 @@ def test_an_environments_manifest_alone_runs_its_example_rows(echo: Path, home: 
     ("flags", "message"),
     [
         ({"base_url": URL}, "--base-url needs --model NAME"),
-        ({"base_url": URL, "engine": "simulated"}, "both name a model"),
+        ({"base_url": URL, "engine": "simulated"}, "each name a model"),
         ({"model": "m"}, "--model needs --base-url URL"),
         ({"limit": 0}, "--limit must be at least 1, not 0"),
         ({"rollouts_per_task": 0}, "--rollouts-per-task must be at least 1, not 0"),
