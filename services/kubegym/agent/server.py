@@ -267,6 +267,7 @@ def _document() -> dict[str, Any]:
                 "responses": {
                     "200": {"description": "OK", "content": {"application/json": {"schema": {"type": "object"}}}},
                     "422": {"description": "The request does not validate."},
+                    "5XX": {"description": "Another server failed: `/v1/responses` has no other place to say so."},
                 },
             }
         }

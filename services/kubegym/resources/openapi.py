@@ -38,6 +38,12 @@ _STEP = {
     },
 }
 
+_FAILURES = {
+    "410": {"description": "The session is lost."},
+    "500": {"description": "The environment failed; the body says how."},
+    "503": {"description": "The server is shutting down, or has as many sessions as it may."},
+}
+
 
 def paths(tools: ToolSet, *, aggregates: bool, mcp: bool) -> dict[str, Any]:
     """The paths of a server with these tools; ``aggregates`` and ``mcp`` say which of the optional routes it has."""
@@ -68,6 +74,7 @@ def paths(tools: ToolSet, *, aggregates: bool, mcp: bool) -> dict[str, Any]:
                     "200": {"description": "The tool's output.", "content": {"text/plain": {}}},
                     "400": {"description": "The tool's refusal.", "content": {"text/plain": {}}},
                     "422": {"description": "The arguments do not validate."},
+                    **_FAILURES,
                 },
             }
         }
@@ -85,7 +92,6 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 def _answers(schema: dict[str, Any]) -> dict[str, Any]:
     return {
         "200": {"description": "OK", "content": {"application/json": {"schema": schema}}},
-        "410": {"description": "The session is lost."},
         "422": {"description": "The request does not validate."},
-        "500": {"description": "The environment failed; the body says how."},
+        **_FAILURES,
     }
