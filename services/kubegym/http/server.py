@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import re
 import signal
@@ -99,10 +100,24 @@ class Problem(Exception):
         self.detail = detail
         self.headers = headers or []
 
+    def reply(self) -> Reply:
+        """The answer. What was given may be JSON that orjson cannot write: integers beyond 64 bits, lone surrogates."""
+        value = {"detail": self.detail}
+        try:
+            body = orjson.dumps(value)
+        except TypeError:
+            body = json.dumps(value).encode()
+        return Reply(body, self.status, JSON, self.headers)
+
     @classmethod
     def invalid(cls, where: list[str | int], message: str, kind: str = "value_error", given: Any = None) -> Problem:
         """422 as for a request that does not validate (contract 1.1)."""
         return cls(422, [{"type": kind, "loc": where, "msg": message, "input": given}])
+
+
+def crashed(error: Exception) -> Reply:
+    """The contract's answer after an unhandled exception (1.1): its ``repr`` as a JSON string."""
+    return Reply.json(repr(error).encode(errors="replace").decode(), 500)
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
@@ -201,12 +216,12 @@ class App:
                 return
             reply = await handler(Request(method, path, _headers(scope["headers"]), body, rollout, receive))
         except Problem as problem:
-            reply = Reply.json({"detail": problem.detail}, problem.status, problem.headers)
+            reply = problem.reply()
         except ClientGone:
             return
         except Exception as error:
             log.exception("%s %s failed", method, path)
-            reply = Reply.json(repr(error), 500)  # the contract's body of an unhandled exception (1.1)
+            reply = crashed(error)
         await _send(reply, receive, send)
 
     def _other(self, method: str, path: str) -> Handler:

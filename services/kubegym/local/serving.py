@@ -76,11 +76,20 @@ async def aggregate_reply(request: Request, *, hooks: MetricHooks) -> Reply:
     if not isinstance(responses, list) or not all(isinstance(row, dict) for row in responses):
         raise Problem.invalid(["body", "verify_responses"], "must be a list of objects", "list_type", responses)
     for number, row in enumerate(responses):
+        where: list[str | int] = ["body", "verify_responses", number]
         for name in ("_ng_task_index", "_ng_rollout_index"):
             if type(row.get(name)) not in (int, type(None)):
-                where: list[str | int] = ["body", "verify_responses", number, name]
-                raise Problem.invalid(where, "Input should be a valid integer", "int_type", row[name])
+                raise Problem.invalid([*where, name], "Input should be a valid integer", "int_type", row[name])
+        _require_object(row, where, "response")
+        _require_object(row.get("response") or {}, [*where, "response"], "usage")
     return Reply.json(await aggregate(responses, hooks))
+
+
+def _require_object(parent: Mapping[str, Any], where: list[str | int], name: str) -> None:
+    """Raises Problem (422) where a field is neither an object nor absent or null."""
+    value = parent.get(name)
+    if value is not None and not isinstance(value, dict):
+        raise Problem.invalid([*where, name], "Input should be a valid dictionary", "dict_type", value)
 
 
 async def aggregate(responses: Sequence[Mapping[str, Any]], hooks: MetricHooks) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import Item
 from kubegym.core.protocols import Assignment, ModelClient
 from kubegym.core.wire import DEADLINE_HEADER, TASK_HEADER, WIRE_HEADER
-from kubegym.http.server import App, Handler, Problem, Reply, Request
+from kubegym.http.server import App, Handler, Problem, Reply, Request, crashed
 from kubegym.resources import gymnasium, mcp
 from kubegym.resources.bodies import (
     echo,
@@ -240,12 +240,12 @@ class ResourcesServer:
             try:
                 reply = await work(request, headers)
             except Problem as problem:
-                reply = Reply.json({"detail": problem.detail}, problem.status, problem.headers)
+                reply = problem.reply()
             except RolloutError as error:
                 reply = failed(error)
             except Exception as error:
                 _log.exception("%s failed", request.path)
-                reply = Reply.json(repr(error).encode(errors="replace").decode(), 500)  # contract 1.1
+                reply = crashed(error)
             if headers:
                 reply.headers = [*headers, *reply.headers]
             answered(route, reply.status, clock() - started)

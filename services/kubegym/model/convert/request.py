@@ -133,7 +133,8 @@ class _ChatWriter:
             if draft.texts or draft.calls:  # It opens the output of the next model call.
                 self._flush()
                 draft = self._assistant()
-            draft.thoughts += reasoning_texts(item)
+            if thought := "\n".join(reasoning_texts(item)):
+                draft.thoughts.append(thought)
         else:
             raise RequestUnsupported(f"chat completions have no words for an input item of type {kind!r}")
 
