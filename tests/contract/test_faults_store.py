@@ -237,7 +237,7 @@ def other(request: dict[str, Any]) -> str:
         ),
         ({"tasks": 3}, {"size"}),
     ],
-    ids=lambda value: "-".join(value),
+    ids=lambda value: "-".join(sorted(value)),
 )
 async def test_changed_inputs_are_named_and_nothing_is_mixed(
     changed: dict[str, Any], fields: set[str], finished: Path

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from kubegym.agent.attempt import AgentSettings
 from kubegym.core.ids import task_id
+from kubegym.core.params import CREATE_PARAMS
 from kubegym.core.protocols import Assignment, Attempt
 from kubegym.core.wire import mark_unscored
+from kubegym.http.rows import RESULTS, read_identity
 from kubegym.http.server import Problem
-
-PARAMS = frozenset(
-    {
-        *("background", "include", "input", "instructions", "max_output_tokens", "max_tool_calls", "metadata"),
-        *("model", "parallel_tool_calls", "previous_response_id", "prompt", "reasoning", "service_tier", "store"),
-        *("stream", "temperature", "text", "tool_choice", "tools", "top_logprobs", "top_p", "truncation", "user"),
-    }
-)
-"""Responses create-params (contract 1.4); any other key is refused."""
 
 LONGEST_SECONDS = 7 * 86400.0
 """A caller's deadline is cut to this."""
 
-_RESULTS = frozenset(
-    {
-        *("kubegym", "response", "reward", "reward_components", "mask_sample", "verification_skipped"),
-        *("_ng_failure_class", "_ng_failure_terminal", "_ng_failure_judge_error"),
-    }
-)
-_ROLLOUT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 _ASKED = ("seed", "max_steps", "max_total_tokens", "on_truncated")
 
 
@@ -43,7 +28,7 @@ def check_params(params: object, where: list[str | int]) -> None:
     unknown = [
         {"type": "extra_forbidden", "loc": [*where, name], "msg": "Extra inputs are not permitted", "input": value}
         for name, value in params.items()
-        if name not in PARAMS
+        if name not in CREATE_PARAMS
     ]
     if unknown:
         raise Problem(422, unknown)
@@ -73,18 +58,13 @@ def read_assignment(row: dict[str, Any], environment: str, prefix: str | None) -
     if "responses_create_params" not in row:
         raise Problem.invalid(["body", "responses_create_params"], "Field required", "missing", row)
     check_params(row["responses_create_params"], ["body", "responses_create_params"])
-    task = _index(row, "_ng_task_index")
-    rollout = _index(row, "_ng_rollout_index")
-    attempt = _index(row, "_ng_attempt_index")
-    identity = prefix or row.get("_ng_rollout_id") or f"{task}-{rollout}"
-    if not isinstance(identity, str) or not _ROLLOUT_ID.match(identity):
-        raise Problem.invalid(["body", "_ng_rollout_id"], f"must match {_ROLLOUT_ID.pattern}", given=identity)
+    task, rollout, attempt, identity = read_identity(row, prefix)
     suffix = f"-a{attempt}"
     if attempt and not identity.endswith(suffix):
         identity += suffix
     ours = row.get("kubegym")
     known = ours.get("task_id") if isinstance(ours, dict) else None
-    clean = {name: value for name, value in row.items() if name not in _RESULTS}
+    clean = {name: value for name, value in row.items() if name not in RESULTS}
     return Assignment(
         environment,
         clean,
@@ -170,15 +150,6 @@ def _no_response(identity: str) -> dict[str, Any]:
         "tool_choice": "auto",
         "tools": [],
     }
-
-
-def _index(row: Mapping[str, Any], name: str) -> int:
-    value = row.get(name)
-    if value is None:
-        return 0
-    if type(value) is not int or value < 0:
-        raise Problem.invalid(["body", name], "Input should be a valid integer, not below 0", "int_type", value)
-    return value
 
 
 def _seconds(given: bytes) -> float:

@@ -16,11 +16,12 @@ import orjson
 from kubegym.agent.attempt import AgentSettings, run_attempt
 from kubegym.agent.cookies import CookieJar
 from kubegym.agent.driver import Transcript, run_conversation
-from kubegym.agent.runs import PARAMS, check_params, read_assignment, read_settings, run_reply
+from kubegym.agent.runs import check_params, read_assignment, read_settings, run_reply
 from kubegym.agent.step import DEFAULT_MAX_STEPS, LoopLimits
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import AgentError, RolloutError
 from kubegym.core.messages import input_items
+from kubegym.core.params import CREATE_PARAMS
 from kubegym.core.protocols import Assignment, Attempt, CallContext, ModelClient, Session
 from kubegym.core.wire import DEADLINE_HEADER, FAILURE_HEADER, WIRE_HEADER
 from kubegym.http import HttpError
@@ -255,7 +256,7 @@ def _document() -> dict[str, Any]:
     """OpenAPI paths, as far as the contract fixes them."""
     params: dict[str, Any] = {
         "type": "object",
-        "properties": {name: {} for name in sorted(PARAMS)},
+        "properties": {name: {} for name in sorted(CREATE_PARAMS)},
         "additionalProperties": False,
     }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,21 +16,15 @@ from kubegym.core.outcomes import STOP_REASONS, Failure, StopReason
 from kubegym.core.protocols import Assignment
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.core.wire import FAILURE_HEADER, mark_unscored
+from kubegym.http.rows import RESULTS, read_identity
 from kubegym.http.server import TEXT, Problem, Reply
 
 DEFAULT_DEADLINE_SECONDS = 3600.0
 LONGEST_DEADLINE_SECONDS = 7 * 86400.0
 
-_RESULTS = frozenset(
-    {
-        *("kubegym", "response", "reward", "reward_components", "mask_sample", "verification_skipped"),
-        *("_ng_failure_class", "_ng_failure_terminal", "_ng_failure_judge_error", "_ng_step_request_id"),
-    }
-)
 _STOPS: dict[str, StopReason] = {"max_output_tokens": "max_output_tokens", "content_filter": "content_filter"}
 _STATUS = {"SessionLost": 410, "ShuttingDown": 503, "TooManySessions": 503}
 _RETRY_AFTER_SECONDS = b"5"
-_ROLLOUT_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
 
 def read_assignment(
@@ -48,7 +41,7 @@ def read_assignment(
     Raises:
         Problem: 422, an index or id of the wrong kind.
     """
-    row = {name: value for name, value in body.items() if name not in _RESULTS}
+    row = {name: value for name, value in body.items() if name not in RESULTS}
     params = row.get("responses_create_params")
     if params is None:
         row["responses_create_params"] = {}
@@ -56,10 +49,7 @@ def read_assignment(
         raise Problem.invalid(
             ["body", "responses_create_params"], "Input should be a valid dictionary", "dict_type", params
         )
-    index, rollout, attempt = (_index(row, f"_ng_{name}_index") for name in ("task", "rollout", "attempt"))
-    identity = prefix or row.get("_ng_rollout_id") or f"{index}-{rollout}"
-    if not isinstance(identity, str) or not _ROLLOUT_ID.match(identity):
-        raise Problem.invalid(["body", "_ng_rollout_id"], f"must match {_ROLLOUT_ID.pattern}", given=identity)
+    index, rollout, attempt, identity = read_identity(row, prefix)
     known = task.decode("ascii", "replace") if task else task_id(environment, row)
     return Assignment(environment, row, known, index, rollout, identity, attempt)
 
@@ -241,12 +231,3 @@ def _stop_reason(body: Mapping[str, Any], response: Mapping[str, Any]) -> StopRe
     ours = body.get("kubegym")
     told = ours.get("stop_reason") if isinstance(ours, dict) else None
     return told if told in STOP_REASONS else stop_reason_of(response)
-
-
-def _index(row: Mapping[str, Any], name: str) -> int:
-    value = row.get(name)
-    if value is None:
-        return 0
-    if type(value) is not int or value < 0:
-        raise Problem.invalid(["body", name], "Input should be a valid integer, not below 0", "int_type", value)
-    return value

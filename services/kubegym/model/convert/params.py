@@ -6,34 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from kubegym.core.messages import Item, parts_text
+from kubegym.core.params import CREATE_PARAMS
 from kubegym.model.convert.request import chat_messages, chat_tool
 from kubegym.model.errors import RequestUnsupported
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "background": (bool,),
-    "include": (list,),
-    "input": (str, list),
-    "instructions": (str,),
-    "max_output_tokens": (int,),
-    "max_tool_calls": (int,),
-    "metadata": (dict,),
-    "model": (str,),
-    "parallel_tool_calls": (bool,),
-    "previous_response_id": (str,),
-    "prompt": (dict,),
-    "reasoning": (dict,),
-    "service_tier": (str,),
-    "store": (bool,),
-    "temperature": (int, float),
-    "text": (dict,),
-    "tool_choice": (str, dict),
-    "tools": (list,),
-    "top_logprobs": (int,),
-    "top_p": (int, float),
-    "truncation": (str,),
-    "user": (str,),
-    "stream": (bool,),
-}
 _STATEFUL = {
     "previous_response_id": "no responses are stored here: send the whole conversation as input",
     "prompt": "no prompts are stored here: send the text as input",
@@ -49,7 +25,7 @@ def param_problems(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     problems: list[dict[str, Any]] = []
     for name, value in params.items():
-        types = _TYPES.get(name)
+        types = CREATE_PARAMS.get(name)
         if types is None:
             problems.append(_problem("extra_forbidden", name, "Extra inputs are not permitted", value))
         elif value is None:
@@ -109,8 +85,8 @@ def sanitise(given: Mapping[str, Any]) -> Sanitised:
     ones called ``ns__name``, also in the history; ``additional_tools`` items join the tools; leading system and
     developer messages become ``instructions``.
     """
-    dropped = [name for name in given if name not in _TYPES or name in _STATEFUL]
-    params = {name: value for name, value in given.items() if name in _TYPES and name not in _STATEFUL}
+    dropped = [name for name in given if name not in CREATE_PARAMS or name in _STATEFUL]
+    params = {name: value for name, value in given.items() if name in CREATE_PARAMS and name not in _STATEFUL}
     tools = _listed(params.get("tools"))
     items = params.get("input")
     if isinstance(items, list):
