@@ -37,9 +37,14 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def nothing_left(kind: str, url: str) -> None:
-    """No session, rollout or call is left on a server."""
-    until(lambda: Wire(url).metric(GAUGES[kind]) == 0, f"something is left on the {kind} server: {GAUGES[kind]}")
+def held(kind: str, url: str) -> float:
+    """Sessions, rollouts or calls on a server; those of other tests, too, where it is shared."""
+    return Wire(url).metric(GAUGES[kind])
+
+
+def nothing_left(kind: str, url: str, before: float = 0) -> None:
+    """No session, rollout or call is left on a server, beyond those that were there before."""
+    until(lambda: held(kind, url) <= before, f"something is left on the {kind} server: {GAUGES[kind]}")
 
 
 def row(*steps: Any, **fields: Any) -> dict[str, Any]:
@@ -150,12 +155,14 @@ def test_the_end_of_a_server_waits_for_what_runs(fleet: Fleet) -> None:
 
 
 def test_a_model_that_answers_late(fleet: Fleet) -> None:
+    resources = fleet.url("resources")
+    before = held("resources", resources)
     with server("upstream", '{"faults": {"hang": 1.0}}') as hanging, server("model", hanging.url) as model:
         reply = Wire(model.url).post("/v1/responses", {"input": "x"}, {"x-kubegym-deadline": "0.5"})
         assert reply.status == 504
         assert reply.header("x-kubegym-failure") == "1"
         assert reply.json()["kubegym"]["failure"]["reason"] == "ModelTimeout"
-        with server("agent", fleet.url("resources"), model.url) as agent:
+        with server("agent", resources, model.url) as agent:
             late = Wire(agent.url).post("/run", row(), {**OURS, "x-kubegym-deadline": "1"}).json()
             failure = late["kubegym"]["failure"]
             assert late["reward"] is None
@@ -164,7 +171,7 @@ def test_a_model_that_answers_late(fleet: Fleet) -> None:
             assert (theirs["reward"], theirs["mask_sample"]) == (0.0, True)
             nothing_left("agent", agent.url)
         nothing_left("model", model.url)
-    nothing_left("resources", fleet.url("resources"))
+    nothing_left("resources", resources, before)
 
 
 def test_a_model_that_is_not_there(fleet: Fleet) -> None:
@@ -205,6 +212,7 @@ def test_a_client_that_leaves_a_rollout(our_agent: Target, ending: str) -> None:
 def test_requests_that_end_in_the_middle(fleet: Fleet) -> None:
     whole = request_bytes("POST", "/seed_session", json.dumps(ROW).encode())
     url = fleet.url("resources")
+    before = held("resources", url)
     for length in (1, 20, whole.index(b"\r\n\r\n") + 2, whole.index(b"\r\n\r\n") + 10, len(whole) - 1):
         for shut in (True, False):
             with connected(url) as connection:
@@ -213,7 +221,7 @@ def test_requests_that_end_in_the_middle(fleet: Fleet) -> None:
                     connection.shutdown(socket.SHUT_WR)
                     assert connection.recv(100) == b"", "the server closes, too"
     assert Wire(url).get("/healthz").status == 200
-    nothing_left("resources", url)
+    nothing_left("resources", url, before)
 
 
 @pytest.mark.parametrize("kind", ["resources", "agent", "model"])
@@ -244,7 +252,9 @@ def test_what_is_no_http(fleet: Fleet, kind: str) -> None:
 
 
 def test_expectations_and_chunks(fleet: Fleet) -> None:
-    with connected(fleet.url("resources")) as connection:
+    url = fleet.url("resources")
+    before = held("resources", url)
+    with connected(url) as connection:
         head = b"POST /seed_session HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nexpect: 100-continue\r\n\r\n"
         connection.sendall(head)
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
@@ -254,8 +264,7 @@ def test_expectations_and_chunks(fleet: Fleet) -> None:
             connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
         connection.sendall(b"0\r\n\r\n")
         assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
-    wire = Wire(fleet.url("resources"))
-    until(lambda: wire.metric(GAUGES["resources"]) == 1, "the session of it")
+    until(lambda: held("resources", url) == before + 1, "the session of it")
 
 
 def test_close_stops_what_runs_in_the_session(our_resources: Target) -> None:
@@ -291,8 +300,8 @@ def test_bodies_of_ten_megabytes(fleet: Fleet) -> None:
 
 def test_a_thousand_connections_at_once(fleet: Fleet) -> None:
     count = 1024
-    resources = Wire(fleet.url("resources"))
-    seeded = resources.metric(GAUGES["resources"])
+    resources = fleet.url("resources")
+    before = held("resources", resources)
 
     async def ask(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter], data: bytes) -> bytes:
         reader, writer = connection
@@ -321,7 +330,7 @@ def test_a_thousand_connections_at_once(fleet: Fleet) -> None:
     assert sorted(result["_ng_rollout_index"] for result in results) == list(range(count))
     nothing_left("agent", fleet.url("agent"))
     nothing_left("model", fleet.url("model"))
-    until(lambda: resources.metric(GAUGES["resources"]) <= seeded, "sessions are left")
+    nothing_left("resources", resources, before)
 
 
 def test_a_reader_who_is_slow(fleet: Fleet) -> None:
