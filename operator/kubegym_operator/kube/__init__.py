@@ -1,0 +1,1 @@
+"""The Kubernetes API: plain objects in and out, no kind of ours."""
