@@ -142,8 +142,10 @@ class ObjectMeta(SpecModel):
 
     name: DnsLabel
     namespace: DnsLabel | None = None
-    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    generate_name: str | None = None
+    self_link: str | None = None
     uid: str | None = None
     generation: int | None = None
     resource_version: str | None = None

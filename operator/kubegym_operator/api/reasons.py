@@ -1,0 +1,140 @@
+"""The words of conditions: their types, and the reasons that the operator gives. They are API: words are only added.
+
+A reason is an open list: what a pod, the scheduler or a rollout reports (``ImagePullBackOff``, ``PlanConflict``) passes
+through as it is. Events carry the same words.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+
+class Type:
+    """Types of conditions; each says a fact that holds (``True``) or not, never a phase."""
+
+    READY: Final = "Ready"
+    """Nothing is left to do: it serves, or it rests as asked (idle, suspended). Helm, Flux and Argo CD wait for it."""
+    SERVING: Final = "Serving"
+    """It answered a real request since its current generation was rolled out. What RolloutJobs wait for."""
+    RECONCILING: Final = "Reconciling"
+    """The cluster moves towards the spec (kstatus)."""
+    STALLED: Final = "Stalled"
+    """It does not move, and will not without help; reason and message say why (kstatus)."""
+    SUSPENDED: Final = "Suspended"
+    """It rests because ``spec.suspend`` or a queue says so."""
+    RENDER_OUTDATED: Final = "RenderOutdated"
+    """A newer operator would write its pods differently, and leaves them until the spec changes or it is told to."""
+
+    MODEL_READY: Final = "ModelReady"
+    """GymEnvironment: every model answers."""
+    RESOURCES_READY: Final = "ResourcesReady"
+    """GymEnvironment: the resources server answers."""
+    AGENT_READY: Final = "AgentReady"
+    """GymEnvironment: the agent answers."""
+
+    ENVIRONMENT_READY: Final = "EnvironmentReady"
+    """RolloutJob: all its environments serve."""
+    PLAN_COMMITTED: Final = "PlanCommitted"
+    """RolloutJob: ``plan.json`` is in the output."""
+    PROGRESSING: Final = "Progressing"
+    """RolloutJob: rollouts end."""
+    REWARD_INTEGRITY: Final = "RewardIntegrity"
+    """RolloutJob: the share of failed rollouts is within ``failurePolicy.maxFailedRolloutFraction``."""
+    COMPLETE: Final = "Complete"
+    """RolloutJob: the manifest of all planned rollouts exists. Final."""
+    FAILED: Final = "Failed"
+    """RolloutJob: it ended without a manifest. Final."""
+
+
+class Reason:
+    """Reasons that the operator itself gives, by what they are about."""
+
+    # The normal course of a server or an environment
+    AVAILABLE: Final = "Available"
+    PROGRESSING: Final = "Progressing"
+    RECONCILED: Final = "Reconciled"
+    ROLLING_OUT: Final = "RollingOut"
+    SCALING: Final = "Scaling"
+    IDLE: Final = "Idle"
+    SUSPENDED: Final = "Suspended"
+    NOT_SUSPENDED: Final = "NotSuspended"
+    DELETING: Final = "Deleting"
+    NOT_SERVING: Final = "NotServing"
+    NO_REPLICAS: Final = "NoReplicas"
+    NOT_STALLED: Final = "NotStalled"
+    UP_TO_DATE: Final = "UpToDate"
+    OUTDATED: Final = "Outdated"
+    NOT_REQUIRED: Final = "NotRequired"
+    """A part that this object does not have: composed into the worker, or no model named."""
+
+    # The spec, and what it names
+    INVALID_SPEC: Final = "InvalidSpec"
+    INVALID_POD_TEMPLATE: Final = "InvalidPodTemplate"
+    POD_TEMPLATE_CONFLICT: Final = "PodTemplateConflict"
+    ENVIRONMENT_NOT_FOUND: Final = "EnvironmentNotFound"
+    MODEL_SERVER_NOT_FOUND: Final = "ModelServerNotFound"
+    CONFIG_MAP_NOT_FOUND: Final = "ConfigMapNotFound"
+    SECRET_NOT_FOUND: Final = "SecretNotFound"
+    NAMESPACE_NOT_PERMITTED: Final = "NamespaceNotPermitted"
+    """The model server's ``consumers`` do not include the namespace that refers to it."""
+    LEADER_WORKER_SET_NOT_INSTALLED: Final = "LeaderWorkerSetNotInstalled"
+    KUEUE_NOT_INSTALLED: Final = "KueueNotInstalled"
+    QUEUE_NOT_FOUND: Final = "QueueNotFound"
+    NAME_IN_USE: Final = "NameInUse"
+    """An object of a child's name exists and is not ours."""
+
+    # Pods and what keeps them from running
+    UNSCHEDULABLE: Final = "Unschedulable"
+    IMAGE_PULL_BACK_OFF: Final = "ImagePullBackOff"
+    CRASH_LOOP_BACK_OFF: Final = "CrashLoopBackOff"
+    CREATE_CONTAINER_CONFIG_ERROR: Final = "CreateContainerConfigError"
+    OOM_KILLED: Final = "OOMKilled"
+    EVICTED: Final = "Evicted"
+    QUOTA_EXCEEDED: Final = "QuotaExceeded"
+    ADMISSION_REFUSED: Final = "AdmissionRefused"
+    QUOTA_PENDING: Final = "QuotaPending"
+    """Kueue has not admitted it yet."""
+    PREEMPTED: Final = "Preempted"
+    PROGRESS_DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
+    PROBE_FAILED: Final = "ProbeFailed"
+    """The pods run, but a real request was not answered."""
+    FETCH_FAILED: Final = "FetchFailed"
+    """The weights could not be fetched."""
+    FORBIDDEN: Final = "Forbidden"
+    """The API server refuses what the operator has to do: its permissions are too narrow."""
+    API_UNAVAILABLE: Final = "ApiUnavailable"
+
+    # A run
+    MODEL_NOT_READY: Final = "ModelNotReady"
+    RESOURCES_NOT_READY: Final = "ResourcesNotReady"
+    AGENT_NOT_READY: Final = "AgentNotReady"
+    ENVIRONMENT_NOT_READY: Final = "EnvironmentNotReady"
+    WAITING_FOR_ENVIRONMENT: Final = "WaitingForEnvironment"
+    WAITING_FOR_PLAN: Final = "WaitingForPlan"
+    WAITING_FOR_WORKERS: Final = "WaitingForWorkers"
+    STARTING: Final = "Starting"
+    RUNNING: Final = "Running"
+    COLLECTING: Final = "Collecting"
+    FINALIZING: Final = "Finalizing"
+    PLAN_COMMITTED: Final = "PlanCommitted"
+    NO_PROGRESS: Final = "NoProgress"
+    WITHIN_BUDGET: Final = "WithinBudget"
+    COMPLETED: Final = "Completed"
+    NOT_FINISHED: Final = "NotFinished"
+    MANAGED_ELSEWHERE: Final = "ManagedElsewhere"
+    """``spec.managedBy`` names another controller."""
+
+    # How a run fails for good
+    PRE_RUNNING_DEADLINE_EXCEEDED: Final = "PreRunningDeadlineExceeded"
+    DEADLINE_EXCEEDED: Final = "DeadlineExceeded"
+    BACKOFF_LIMIT_EXCEEDED: Final = "BackoffLimitExceeded"
+    ROLLOUT_FAILURE_BUDGET_EXCEEDED: Final = "RolloutFailureBudgetExceeded"
+    ENVIRONMENT_CHANGED: Final = "EnvironmentChanged"
+    DATASET_CHANGED: Final = "DatasetChanged"
+    PLAN_CONFLICT: Final = "PlanConflict"
+    OUTPUT_IN_USE: Final = "OutputInUse"
+    OBJECT_STORE_DENIED: Final = "ObjectStoreDenied"
+    OBJECT_STORE_UNAVAILABLE: Final = "ObjectStoreUnavailable"
+    CONDITIONAL_WRITES_UNSUPPORTED: Final = "ConditionalWritesUnsupported"
+    FINALIZATION_FAILED: Final = "FinalizationFailed"
+    WORKER_FAILED: Final = "WorkerFailed"
