@@ -46,15 +46,15 @@ def binary(name: str) -> Path:
     key = component.key(_go_version(go))
     written = target.parent / ".key" / target.name
     written.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusively(written.with_name(f"{target.name}.lock")):
+    with exclusively(written.with_name(f"{target.name}.lock")):
         if target.exists() and written.exists() and written.read_text() == key:
             return target
-        _say(f"building {name} {component.version} from {component.module} (minutes, once)")
+        say(f"building {name} {component.version} from {component.module} (minutes, once)")
         began = time.monotonic()
         written.unlink(missing_ok=True)
         _build(go, component, target)
         written.write_text(key)
-        _say(f"built {target} in {time.monotonic() - began:.0f} s, {target.stat().st_size / 1e6:.0f} MB")
+        say(f"built {target} in {time.monotonic() - began:.0f} s, {target.stat().st_size / 1e6:.0f} MB")
     return target
 
 
@@ -173,18 +173,18 @@ def cache() -> Path:
 
 
 @contextmanager
-def _exclusively(path: Path) -> Iterator[None]:
+def exclusively(path: Path) -> Iterator[None]:
     """Hold a lock that the kernel frees with the process."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say(f"waiting for another builder of {path.stem}")
+            say(f"waiting for another builder of {path.stem}")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"testbed: {text}", file=sys.stderr, flush=True)
 
 
@@ -201,7 +201,7 @@ def main() -> int:
         try:
             print(binary(name), flush=True)
         except CannotBuild as error:
-            _say(str(error))
+            say(str(error))
             return 1
     return 0
 
