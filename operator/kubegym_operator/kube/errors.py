@@ -1,4 +1,6 @@
-"""Errors of the API server; ``reason`` is the word of Kubernetes' own ``Status``::
+"""Errors of the API server and how they are told apart.
+
+``reason`` is the word of Kubernetes' own ``Status``::
 
     KubeError
     ├── NotFound            no such object
