@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import functools
 import json
 import os
 import re
@@ -160,6 +161,7 @@ def _go(name: str) -> str:
     return go
 
 
+@functools.cache
 def _go_version(go: str) -> str:
     # Asked from the root: a go.mod in the current folder could name another toolchain.
     done = subprocess.run([go, "env", "GOVERSION"], cwd="/", capture_output=True, text=True, timeout=60, check=True)

@@ -139,6 +139,8 @@ _ALL = [
         version=KUEUE,
         package="cmd/kueue",
         ldflags="-X sigs.k8s.io/kueue/pkg/version.GitVersion=v{version}",
+        # Outside of its pod there is no such folder: the webhooks' certificate does for the metrics, too.
+        replaced=(Replacement("cmd/kueue/main.go", '"/etc/kueue/metrics/certs"', "cfg.Webhook.CertDir"),),
     ),
     Component(
         "helm",
