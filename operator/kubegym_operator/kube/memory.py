@@ -153,7 +153,10 @@ class MemoryKube:
         async with _Request(self, "apply", key, writes=not dry_run):
             stored = self._objects.get(key)
             if stored is not None:
+                self._same(stored, obj)
                 return self._apply(stored, obj, manager, subresource="", dry_run=dry_run)
+            if "resourceVersion" in obj["metadata"] or "uid" in obj["metadata"]:
+                raise Conflict(f"{key} is gone", status=409)
             return self._add(obj, manager=manager, applied=True, dry_run=dry_run)
 
     async def apply_status(self, obj: Object, *, manager: str) -> Object:
@@ -163,6 +166,7 @@ class MemoryKube:
             stored = self._stored(key)
             if not self._kinds[key.kind].status:
                 raise NotFound(f"{key.kind.kind} has no status", status=404)
+            self._same(stored, obj)
             return self._apply(stored, {**obj, "metadata": {}}, manager, subresource="status")
 
     async def patch(self, kind: KindLike, namespace: str | None, name: str, patch: Object) -> Object:
@@ -170,9 +174,7 @@ class MemoryKube:
         key = ObjectKey(Kind(*kind), namespace or "", name)
         async with _Request(self, "patch", key):
             stored = self._stored(key)
-            wanted = (patch.get("metadata") or {}).get("resourceVersion")
-            if wanted not in (None, stored.obj["metadata"]["resourceVersion"]):
-                raise Conflict(f"{key} has been modified", status=409)
+            self._same(stored, patch)
             if self._kinds[key.kind].status:
                 patch = {name: value for name, value in patch.items() if name != "status"}
             return self._update(stored, fields.merge_patch(stored.obj, patch), manager="patch")
@@ -216,6 +218,14 @@ class MemoryKube:
         if stored is None:
             raise NotFound(f"{key} not found", status=404)
         return stored
+
+    @staticmethod
+    def _same(stored: _Stored, request: Object) -> None:
+        """Raises Conflict where a request means another object or version."""
+        for name in ("resourceVersion", "uid"):
+            wanted = (request.get("metadata") or {}).get(name)
+            if wanted not in (None, stored.obj["metadata"][name]):
+                raise Conflict(f"{key_of(stored.obj)} has been modified", status=409)
 
     def _add(self, obj: Object, *, manager: str, applied: bool = False, dry_run: bool = False) -> Object:
         key, info = key_of(obj), self._kinds[Kind(obj["apiVersion"], obj["kind"])]

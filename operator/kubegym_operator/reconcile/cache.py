@@ -7,7 +7,7 @@ what another sees. What is older than what is known, or has been deleted, is ref
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -15,6 +15,7 @@ import orjson
 from kubegym_operator.kube.protocol import Kind, KindLike, Labels, Object, ObjectKey, key_of
 from kubegym_operator.kube.selectors import matches
 from kubegym_operator.reconcile.trim import trimmed
+from kubegym_operator.reconcile.watched import WATCHED
 
 Index = Callable[[Object], Iterable[Hashable]]
 """The values under which an object is to be found."""
@@ -40,14 +41,16 @@ class Cache:
 
     Args:
         indices: further ways to find objects, by name; see ``find``.
+        kinds: what may lie here: the kinds that somebody keeps up to date.
     """
 
-    def __init__(self, indices: Mapping[str, Index] | None = None) -> None:
+    def __init__(self, indices: Mapping[str, Index] | None = None, kinds: Collection[Kind] = WATCHED) -> None:
+        self._kinds = kinds
         self._indices = {_OWNER: _owner_uids, _LABEL: _label_values, **(indices or {})}
         self._entries: dict[ObjectKey, _Entry] = {}
         self._places: dict[Kind, dict[str, set[ObjectKey]]] = defaultdict(lambda: defaultdict(set))
         self._found: dict[tuple[str, Hashable], set[ObjectKey]] = defaultdict(set)
-        self._graves: OrderedDict[str, None] = OrderedDict()
+        self._graves: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -97,11 +100,13 @@ class Cache:
         return None if entry is None else (entry.uid, entry.version)
 
     def put(self, obj: Object) -> bool:
-        """Keep an object; False where it is not newer than what is known."""
+        """Keep an object; False where it is not newer than what is known, or of a kind that nobody watches."""
         key, metadata = key_of(obj), obj["metadata"]
+        if key.kind not in self._kinds:
+            return False
         uid, version = metadata.get("uid", ""), int(metadata.get("resourceVersion") or 0)
         known = self._entries.get(key)
-        if uid in self._graves or (known is not None and known.version >= version):
+        if self._graves.get(uid, -1) >= version or (known is not None and known.version >= version):
             return False
         if known is not None:
             self._forget(key, known)
@@ -114,10 +119,13 @@ class Cache:
         return True
 
     def remove(self, obj: Object) -> bool:
-        """Forget an object for good; False where it was not known. Another one of its name stays."""
+        """Forget an object; False where it was not known. Another one of its name stays, older news of it is refused.
+
+        It may come back with a newer version: whose label is put back enters the watch again.
+        """
         key, uid = key_of(obj), obj["metadata"].get("uid", "")
         if uid:
-            self._graves[uid] = None
+            self._graves[uid] = int(obj["metadata"].get("resourceVersion") or 0)
             if len(self._graves) > _GRAVES:
                 self._graves.popitem(last=False)
         known = self._entries.get(key)
