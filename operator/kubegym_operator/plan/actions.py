@@ -1,7 +1,7 @@
 """What a reconciliation decided: plain data that the executor carries out and tests compare.
 
-The executor works in the order of the fields: children first, the status after them, events last, so that a status never
-promises what the API server refused.
+The executor works in the order of the fields: children first, the status after them, events last, so that a status
+never promises what the API server refused.
 """
 
 from __future__ import annotations

@@ -1,0 +1,84 @@
+"""Whether an object that lies in the cluster still says what was applied.
+
+The API server adds defaults and others add fields, so the question is not equality but whether all that is desired is
+still there. What differs only in spelling is the same: ``1000m`` and ``1``, an empty map and none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+
+from kubegym_operator.build.labels import APPLIED_HASH
+from kubegym_operator.plan.actions import Object
+from kubegym_operator.plan.objects import annotations_of
+
+_ITEM_KEYS: Final = ("name", "mountPath", "containerPort", "port", "topologyKey", "key", "ip", "uid", "type")
+"""What tells the items of Kubernetes' keyed lists apart, the most telling first."""
+
+_SUFFIXES: Final[Mapping[str, Decimal]] = {
+    "": Decimal(1),
+    "m": Decimal("0.001"),
+    **{unit: Decimal(1000) ** power for power, unit in enumerate(("k", "M", "G", "T", "P", "E"), start=1)},
+    **{unit: Decimal(1024) ** power for power, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), start=1)},
+}
+
+
+def differs(desired: Object, observed: Object) -> bool:
+    """Whether applying ``desired`` would change what is observed: it was edited, or something else is desired now."""
+    before = annotations_of(observed).get(APPLIED_HASH)
+    return annotations_of(desired).get(APPLIED_HASH) != before or not _holds(desired, observed)
+
+
+def _holds(desired: Any, observed: Any) -> bool:
+    """Whether ``observed`` says all that ``desired`` says."""
+    if isinstance(desired, Mapping):
+        if not isinstance(observed, Mapping):
+            return _blank(desired) and observed is None
+        return all(_holds(value, observed.get(key)) for key, value in desired.items())
+    if isinstance(desired, Sequence) and not isinstance(desired, str):
+        return _list_holds(desired, observed)
+    if desired == observed:
+        return True
+    if observed is None:
+        return _blank(desired)
+    return _amount(desired) is not None and _amount(desired) == _amount(observed)
+
+
+def _list_holds(desired: Sequence[Any], observed: Any) -> bool:
+    if not isinstance(observed, Sequence) or isinstance(observed, str):
+        return not desired and observed is None
+    key = _item_key(desired)
+    if key is None:  # an atomic list: arguments, rules
+        return len(desired) == len(observed) and all(map(_holds, desired, observed))
+    there = {item[key]: item for item in observed if isinstance(item, Mapping) and key in item}
+    return all(item[key] in there and _holds(item, there[item[key]]) for item in desired)
+
+
+def _item_key(items: Sequence[Any]) -> str | None:
+    """The field that names each item of a list, if one does."""
+    if not items or not all(isinstance(item, Mapping) for item in items):
+        return None
+    for key in _ITEM_KEYS:
+        values = [item.get(key) for item in items]
+        if all(isinstance(value, str | int) for value in values) and len(set(values)) == len(values):
+            return key
+    return None
+
+
+def _blank(value: Any) -> bool:
+    """Whether the API server stores it as nothing at all."""
+    return value is None or value is False or value in ("", 0) or (isinstance(value, Mapping | list) and not value)
+
+
+def _amount(value: Any) -> Decimal | None:
+    """The value of a Kubernetes quantity, if it is one."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    text = str(value)
+    number = text.rstrip("mkKMGTPEi")
+    try:
+        return Decimal(number) * _SUFFIXES[text[len(number) :]]
+    except (InvalidOperation, KeyError):
+        return None
