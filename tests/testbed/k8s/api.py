@@ -67,21 +67,26 @@ class Api:
         Raises:
             Refused: the answer was an error.
         """
-        headers = {"Accept": "application/json", "Content-Type": content_type}
-        self._client.update_params_for_auth(headers, [], ["BearerToken"])
-        url = self.server + path + (f"?{urlencode(query)}" if query else "")
-        answer = self._client.call_api(method, url, headers, body=body, _request_timeout=timeout)
-        data = answer.read()
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "testbed"}
+        token = self._client.configuration.auth_settings().get("BearerToken")
+        if token:
+            headers[token["key"]] = token["value"]
+        # Of the client only what it made of the kubeconfig: it would take objects for models, and repeat requests.
+        answer = self._client.rest_client.pool_manager.request(
+            method,
+            self.server + path + (f"?{urlencode(query)}" if query else ""),
+            body=None if body is None else json.dumps(body),
+            headers=headers,
+            timeout=timeout,
+            retries=False,
+        )
         if answer.status >= 400:
             try:
-                status = json.loads(data)
+                status = json.loads(answer.data)
             except ValueError:
-                status = {"message": data.decode(errors="replace")}
+                status = {"message": answer.data.decode(errors="replace")}
             raise Refused(answer.status, status)
-        try:
-            return json.loads(data)
-        except ValueError:
-            return data.decode()
+        return json.loads(answer.data) if answer.headers["Content-Type"] == "application/json" else answer.data.decode()
 
     def path(self, api_version: str, kind: str, namespace: str | None = None, name: str | None = None) -> str:
         """Where objects of a kind lie; the server is asked once for its plural."""
