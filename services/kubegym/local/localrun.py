@@ -18,7 +18,7 @@ from kubegym.core.protocols import ModelClient
 from kubegym.data.merge import EnvironmentSummary, MergeSummary, merge
 from kubegym.local.episodes import LocalEpisodes, build_episodes, load
 from kubegym.local.models import check_models
-from kubegym.local.runspec import Entry, RunSpec, default_output
+from kubegym.local.runspec import Entry, RunSpec, default_output, store_options
 from kubegym.local.tasks import RunTasks, open_tasks
 from kubegym.resources import LoadedEnvironment, SessionLimits
 from kubegym.rollout import (
@@ -39,7 +39,7 @@ from kubegym.rollout import (
     read_run,
 )
 from kubegym.rollout.reader import newest_plan
-from kubegym.storage import LocalStore, ObjectStore, StoreOptions, open_store, probe_conditional_writes
+from kubegym.storage import LocalStore, ObjectStore, open_store, probe_conditional_writes
 
 log = logging.getLogger("kubegym.local")
 
@@ -365,9 +365,13 @@ def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft
     )
 
 
+# Where rows lie does not decide what they hold; how many of them, a later generation may change.
+_WHERE = ("endpoint", "region", "credentials", "ca_bundle", "revision", "limit", "uri", "sha256")
+
+
 def _frozen(entry: Entry, name: str, source: str, rows: str) -> dict[str, Any]:
     dataset = asdict(replace(entry.dataset, limit=None)) if entry.dataset else {"uri": "rows"}
-    for place in ("endpoint", "region", "limit", "uri", "sha256"):  # where it lies does not decide what it holds
+    for place in _WHERE:
         dataset.pop(place, None)
     return {
         "name": entry.name,
@@ -393,4 +397,5 @@ def _wants(draft: Draft) -> list[dict[str, Any]]:
 
 def open_output(spec: RunSpec, output: str) -> ObjectStore:
     """The store a run writes to."""
-    return open_store(output, options=StoreOptions(endpoint=spec.output_endpoint, region=spec.output_region))
+    options = store_options(spec.output_endpoint, spec.output_region, spec.output_credentials, spec.output_ca_bundle)
+    return open_store(output, options=options)
