@@ -45,12 +45,14 @@ def _environments(condition: str, value: int) -> str:
     return f"kubegym_environment_condition{_where(matcher)} == {value}"
 
 
-def _quantiles(histogram: str, labels: str, by: str = "") -> tuple[Query, ...]:
-    """Median, 95th and 99th percentile of a histogram, for each value of the labels ``by``."""
+def _quantiles(
+    histogram: str, labels: str, by: str = "", *, at: tuple[float, ...] = (0.5, 0.95, 0.99)
+) -> tuple[Query, ...]:
+    """Quantiles of a histogram, for each value of the label ``by``."""
     group = f"le, {by}" if by else "le"
     legend = f"{{{{{by}}}}} " if by else ""
     rate = _rate(f"{histogram}_bucket", group, labels)
-    return tuple(Query(f"histogram_quantile({q}, {rate})", f"{legend}p{int(q * 100)}") for q in (0.5, 0.95, 0.99))
+    return tuple(Query(f"histogram_quantile({q}, {rate})", f"{legend}p{int(q * 100)}") for q in at)
 
 
 def _throughput() -> Dashboard:
@@ -111,14 +113,20 @@ def _rewards() -> Dashboard:
         (
             Panel(
                 "Mean reward",
-                (
+                (Query(f"kubegym_rolloutjob_reward_mean{_where(_NAMED)}", "{{namespace}}/{{name}}"),),
+                text="Of all rollouts scored so far; at most 30 s old.",
+                minimum=None,
+            ),
+            Panel(
+                "Quantiles",
+                tuple(
                     Query(
-                        _share("kubegym_rollout_reward_sum", "kubegym_rollout_reward_count", "namespace, rolloutjob"),
-                        "{{namespace}}/{{rolloutjob}}",
-                    ),
+                        f"histogram_quantile({q}, {_rate('kubegym_rollout_reward_bucket', 'le')})", f"p{int(q * 100)}"
+                    )
+                    for q in (0.1, 0.5, 0.9)
                 ),
-                "short",
-                "Of the rollouts that settled within the interval.",
+                text="Of the rollouts that settled within the interval, as exact as the histogram's buckets.",
+                minimum=None,
             ),
             Panel(
                 "Distribution",

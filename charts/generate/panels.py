@@ -29,6 +29,7 @@ class Panel:
         unit: Grafana's name of it: ``s``, ``ops``, ``percentunit``, ``short``, ...
         text: what a reader needs to know beyond the title.
         kind: how it is drawn.
+        minimum: of the axis; None leaves it to the data.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Panel:
     unit: str = "short"
     text: str = ""
     kind: Literal["timeseries", "stat", "heatmap", "bargauge", "state-timeline"] = "timeseries"
+    minimum: float | None = 0
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def _variables(variables: Sequence[Variable]) -> list[dict[str, Any]]:
 def _panel(number: int, panel: Panel) -> dict[str, Any]:
     row, column = divmod(number, _COLUMNS)
     heatmap = panel.kind == "heatmap"
+    bounds = {} if panel.minimum is None else {"min": panel.minimum}
     return {
         "id": number + 1,
         "type": panel.kind,
@@ -112,7 +115,7 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
         "description": panel.text,
         "datasource": _SOURCE,
         "gridPos": {"x": column * _WIDTH, "y": row * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
-        "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+        "fieldConfig": {"defaults": {"unit": panel.unit, **bounds}, "overrides": []},
         "targets": [
             {
                 "refId": chr(ord("A") + index),
