@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 API_VERSION: Final = "kubegym.dev/v1alpha1"
@@ -66,10 +66,12 @@ LabelValue = Annotated[str, StringConstraints(max_length=63)]
 ValueText = Annotated[str, StringConstraints(max_length=1024)]
 LongText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Image = Annotated[str, StringConstraints(pattern=r"^\S+$", max_length=512)]
+_QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|[eE][0-9]+)?$"
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity),
-    StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|[eE][0-9]+)?$", max_length=32),
+    StringConstraints(pattern=_QUANTITY_PATTERN, max_length=32),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32, "pattern": _QUANTITY_PATTERN}),
 ]
 Quantities = Annotated[dict[Text, Quantity], Field(max_length=16)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+", max_length=1024)]

@@ -120,6 +120,9 @@ class Accelerator(SpecModel):
     @model_validator(mode="after")
     def _one_mechanism(self) -> Self:
         require_exactly_one(self, "resource_name", "resource_claims")
+        names = [claim.name for claim in self.resource_claims or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("resourceClaims: name occurs more than once")
         return self
 
 

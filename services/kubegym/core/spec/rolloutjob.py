@@ -32,6 +32,7 @@ DatasetUri = Annotated[str, StringConstraints(pattern=r"^(s3|gs|az|hf|https|file
 OutputUri = Annotated[str, StringConstraints(pattern=r"^(s3|gs|az|file)://\S+$", max_length=1024)]
 """A prefix of an object store; ``file://`` is for runs on one machine (a shared volume has no compare-and-swap)."""
 
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 Attempts = Annotated[int, Field(ge=1, le=100)]
 RolloutsPerTask = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -99,7 +100,7 @@ class Dataset(SpecModel):
     """`{}`: the rows that come with the environment's code."""
     revision: Text | None = None
     """Commit or tag of a dataset of the hub. Left out, what is found when the plan is made is resolved and kept."""
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Sha256 | None = None
     """SHA-256 of the file in lower-case hex. Other content fails the job with reason `DatasetChanged`."""
     format: Literal["jsonl", "jsonl.zst", "parquet"] | None = None
     """Format of the file. Left out, its name's ending says it."""
