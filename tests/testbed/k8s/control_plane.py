@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -266,8 +266,9 @@ def control_plane(folder: Path | None = None) -> Iterator[ControlPlane]:
     Raises:
         testbed.build.CannotBuild: a program is not there and cannot be built.
     """
-    with tempfile.TemporaryDirectory(prefix="kubegym-k8s-", ignore_cleanup_errors=True) as temporary:
-        plane = ControlPlane(folder or Path(temporary))
+    temporary = tempfile.TemporaryDirectory(prefix="kubegym-k8s-", ignore_cleanup_errors=True)
+    with temporary if folder is None else nullcontext(folder) as place:
+        plane = ControlPlane(Path(place))
         try:
             plane.start()
             plane.add_nodes("cpu", 2, gpus=0)
