@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from kubegym.core.spec import GymEnvironment, ModelBinding, ModelServer, SecretKeyRef
 from kubegym_operator.build import names
 
-MODEL_PORT = 8000
-AGENT_PORT = 8001
-RESOURCES_PORT = 8002
-WORKER_PORT = 9090
+MODEL_PORT: Final = 8000
+AGENT_PORT: Final = 8001
+RESOURCES_PORT: Final = 8002
+WORKER_PORT: Final = 9090
+
+POLICY: Final = "policy"
+"""The role of the model that rollouts are collected from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,24 @@ class ModelEndpointUrl:
 
     def to_json(self) -> dict[str, Any]:
         """As ``run.json`` has it."""
-        return {"baseUrl": self.base_url, "model": self.model, "kind": self.kind}
+        value: dict[str, Any] = {"baseUrl": self.base_url, "model": self.model, "kind": self.kind}
+        if self.server is not None:
+            value["server"] = {"namespace": self.server[0], "name": self.server[1]}
+        if self.api_key is not None:
+            value["apiKeySecretRef"] = self.api_key.model_dump(mode="json", by_alias=True)
+        return value
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ModelEndpointUrl:
+        """What ``to_json`` wrote: all but the identity."""
+        server, key = value.get("server"), value.get("apiKeySecretRef")
+        return cls(
+            value["baseUrl"],
+            value["model"],
+            value["kind"],
+            None if server is None else (server["namespace"], server["name"]),
+            None if key is None else SecretKeyRef.model_validate(key),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +76,12 @@ class EntryEndpoints:
         """As ``run.json`` has it."""
         models = {role: endpoint.to_json() for role, endpoint in sorted(self.models.items())}
         return {"agent": list(self.agent), "resources": list(self.resources), "models": models}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> EntryEndpoints:
+        """What ``to_json`` wrote."""
+        models = {role: ModelEndpointUrl.from_json(endpoint) for role, endpoint in value["models"].items()}
+        return cls(models, tuple(value["agent"]), tuple(value["resources"]))
 
 
 def served_name(server: ModelServer) -> str:
@@ -78,8 +104,18 @@ def server_of(binding: ModelBinding, role: str, namespace: str, owner: str) -> t
 
 
 def server_endpoint(server: ModelServer, role: str) -> ModelEndpointUrl:
-    """How a ModelServer is reached, and what a run records of it. The policy's announced weights may move."""
-    raise NotImplementedError
+    """How a ModelServer is reached, and what a run records of it. Only the policy's announced weights may move."""
+    namespace = server.metadata.namespace or "default"
+    model, spec = served_name(server), server.spec
+    identity: dict[str, Any] = {"engine": spec.engine, "model": model}
+    if spec.source is not None:
+        identity["source"] = {"uri": spec.source.uri, "revision": spec.source.revision}
+    if spec.weights is not None and role != POLICY:
+        identity["weights"] = {"uri": spec.weights.uri, "version": spec.weights.version}
+    if spec.engine_args:
+        identity["engineArgs"] = dict(spec.engine_args)
+    url = names.url(names.model_service(server.name), namespace, MODEL_PORT)
+    return ModelEndpointUrl(f"{url}/v1", model, "server", (namespace, server.name), identity=identity)
 
 
 def model_endpoints(
@@ -100,9 +136,28 @@ def model_endpoints(
     Returns:
         By role; a role whose ModelServer does not exist yet is missing, which the caller reports.
     """
-    raise NotImplementedError
+    found: dict[str, ModelEndpointUrl] = {}
+    for role, binding in sorted(models.items()):
+        if binding.endpoint is not None:
+            endpoint = binding.endpoint
+            identity = {"model": endpoint.model}
+            found[role] = ModelEndpointUrl(
+                endpoint.base_url, endpoint.model, "endpoint", api_key=endpoint.api_key_secret_ref, identity=identity
+            )
+            continue
+        wanted = server_of(binding, role, namespace, owner)
+        if wanted is not None and wanted in servers:
+            found[role] = server_endpoint(servers[wanted], role)
+    return found
 
 
 def entry_endpoints(environment: GymEnvironment, models: Mapping[str, ModelEndpointUrl]) -> EntryEndpoints:
     """The addresses that a run's workers use for an environment."""
-    raise NotImplementedError
+    namespace, spec = environment.metadata.namespace or "default", environment.spec
+    agent = names.url(names.agent(environment.name), namespace, AGENT_PORT)
+    resources = names.url(names.resources(environment.name), namespace, RESOURCES_PORT)
+    return EntryEndpoints(
+        models,
+        (agent,) if spec.agent.placement == "Service" else (),
+        (resources,) if spec.resources.placement == "Service" else (),
+    )

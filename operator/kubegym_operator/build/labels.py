@@ -85,6 +85,18 @@ def selector(owner: Owner, component: str) -> dict[str, str]:
     return pod_labels(owner.kind, owner.name, component)
 
 
+def pod_selector(owner: Owner, *components: str) -> dict[str, Any]:
+    """A LabelSelector of the pods of some components of one owner, and no others."""
+    if len(components) == 1:
+        return {"matchLabels": selector(owner, components[0])}
+    mine = selector(owner, "")
+    del mine[COMPONENT]
+    return {
+        "matchLabels": mine,
+        "matchExpressions": [{"key": COMPONENT, "operator": "In", "values": sorted(components)}],
+    }
+
+
 def owner_reference(owner: Owner) -> dict[str, Any]:
     """The controller reference that makes the garbage collector remove a child with its owner (rule 12).
 

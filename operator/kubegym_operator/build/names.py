@@ -76,6 +76,11 @@ def fetch(server: str, source: str) -> str:
     return joined(server, "fetch", source[:_HASH_DIGITS])
 
 
+def fetch_policy(server: str) -> str:
+    """The NetworkPolicy of what fetches weights."""
+    return joined(server, "fetch")
+
+
 def agent(environment: str) -> str:
     """The agent's Deployment, Service, ServiceAccount, NetworkPolicy and PodDisruptionBudget."""
     return joined(environment, "agent")
@@ -129,6 +134,13 @@ def run_config(rollout_job: str) -> str:
 def pace_config(rollout_job: str) -> str:
     """The ConfigMap with what may change while the run goes on."""
     return joined(rollout_job, "pace")
+
+
+def volume(*parts: str) -> str:
+    """A pod's volume; roles may hold ``_``, which a volume's name cannot."""
+    name = "-".join(parts)
+    readable = name.replace("_", "-")
+    return _closed(readable, parts, MAX_LABEL) if readable != name or len(name) > MAX_LABEL else name
 
 
 def url(service: str, namespace: str, port: int) -> str:
