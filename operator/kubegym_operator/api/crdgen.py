@@ -19,7 +19,7 @@ from kubegym.core.spec.common import KubeObject, SpecModel
 from kubegym_operator.api import GROUP, VERSION, GymEnvironment, ModelServer, RolloutJob
 from kubegym_operator.api.reference import reference_page
 from kubegym_operator.api.rules import NAME_RULES
-from kubegym_operator.api.schema import Schema, structural_schema
+from kubegym_operator.api.schema import Schema, defaults_of, structural_schema
 from kubegym_operator.api.status import GymEnvironmentStatus, ModelServerStatus, RolloutJobStatus
 
 ROOT: Final = Path(__file__).resolve().parents[3]
@@ -168,7 +168,7 @@ def _root_schema(kind: Definition) -> Schema:
     spec_model: type[SpecModel] = spec_field.annotation  # type: ignore[assignment]
     spec: Schema = {"description": _docstring(spec_model), **structural_schema(spec_model)}
     if not spec_field.is_required():
-        spec["default"] = {}
+        spec["default"] = defaults_of(spec_model)
     return {
         "description": _docstring(kind.model),
         "type": "object",

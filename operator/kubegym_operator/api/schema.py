@@ -143,11 +143,26 @@ def _validations(rules: Any) -> Schema:
 
 
 def _default(field: FieldInfo, node: Schema) -> Any:
-    """What the API server fills in. Empty maps and lists are left out: they say nothing and would be stored."""
+    """What the API server fills in: written out, as rules are checked before the defaults of fields below.
+
+    Empty maps and lists are left out: they say nothing and would be stored.
+    """
     factory = field.default_factory
     if isinstance(factory, type) and issubclass(factory, BaseModel):
-        return {}  # its fields' own defaults are filled in below it
+        return defaults_of(factory)
     return node.get("default") if node.get("default") not in (None, [], {}) else None
+
+
+def defaults_of(model: type[BaseModel]) -> Schema:
+    """A model's defaults as a manifest would say them."""
+    return _without_empty(model().model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _without_empty(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner not in ({}, [])}
+    return value
 
 
 def _description(text: str, model: type[BaseModel], alias: str, node: Schema) -> str:

@@ -34,6 +34,9 @@ class SpecModel(BaseModel):
     )
 
 
+Decimals = Annotated[str, StringConstraints(max_length=20)]
+"""A decimal number as text: Kubernetes objects hold no floats."""
+
 _DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{1,16})?")
 
 

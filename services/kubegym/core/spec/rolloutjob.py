@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from kubegym.core.spec.common import (
     Compute,
     ConfigMapRef,
+    Decimals,
     DnsLabel,
     FreeObject,
     HttpUrl,
@@ -40,9 +41,9 @@ RolloutsPerTask = Annotated[int, Field(ge=1, le=100_000)]
 class Sampling(SpecModel):
     """Sampling of the policy model: over a row's own parameters, only where set."""
 
-    temperature: Annotated[str, fraction("0", "2")] | None = None
+    temperature: Annotated[Decimals, fraction("0", "2")] | None = None
     """From 0 to 2, as a string such as `"0.7"`. Left out, the row's, else the model's default."""
-    top_p: Annotated[str, fraction("0", "1")] | None = None
+    top_p: Annotated[Decimals, fraction("0", "1")] | None = None
     """From 0 to 1, as a string such as `"0.95"`. Left out, the row's, else the model's default."""
     max_output_tokens: PositiveInt | None = None
     """Most tokens of one reply. A reply cut there is verified as `onTruncated` says."""
@@ -226,7 +227,7 @@ class FailurePolicy(SpecModel):
     """Attempts at a rollout while infrastructure fails; after the last one it counts as failed. A length, a text or a
     reward never leads to another attempt.
     """
-    max_failed_rollout_fraction: Annotated[str, fraction("0", "1")] = "0.05"
+    max_failed_rollout_fraction: Annotated[Decimals, fraction("0", "1")] = "0.05"
     """Share of failed rollouts, from 0 to 1, as a string. Above it the job is halted with RewardIntegrity False and
     fails with reason `RolloutFailureBudgetExceeded`.
     """
