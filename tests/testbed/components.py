@@ -172,6 +172,13 @@ _ALL = [
         ),
     ),
     Component("metrics-server", module="sigs.k8s.io/metrics-server", version="0.9.0", package="cmd/metrics-server"),
+    # Never built: its CRDs say what a ServiceMonitor, a PodMonitor and a PrometheusRule are.
+    Component(
+        "prometheus-operator",
+        module="github.com/prometheus-operator/prometheus-operator",
+        version="0.85.0",
+        package="cmd/operator",
+    ),
 ]
 
 COMPONENTS = {component.name: component for component in _ALL}

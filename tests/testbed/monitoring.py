@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from testbed.build import module_folder
 from testbed.required import unavailable
 
 FILES = Path(__file__).resolve().parents[2] / "charts" / "kubegym" / "files"
@@ -25,6 +26,17 @@ def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     if program is None:
         unavailable("promtool is not installed: apt-get install --no-install-recommends prometheus")
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+
+
+def prometheus_operator_crds() -> str:
+    """The definitions of what the chart makes for the Prometheus operator, as that publishes them.
+
+    Raises:
+        testbed.build.CannotBuild: no Go, or the module could not be fetched.
+    """
+    folder = module_folder("prometheus-operator") / "example" / "prometheus-operator-crd"
+    kinds = ("servicemonitors", "podmonitors", "prometheusrules")
+    return "\n---\n".join((folder / f"monitoring.coreos.com_{kind}.yaml").read_text() for kind in kinds)
 
 
 def dashboards() -> dict[str, dict[str, object]]:
