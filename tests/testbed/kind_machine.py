@@ -1,0 +1,86 @@
+"""What a kind node changes on the machine itself, and putting it back.
+
+A kind node is a privileged container: its kubelet and kube-proxy set kernel parameters for the whole machine, and
+podman's network leaves chains in the machine's iptables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from testbed.images_engine import Engine
+
+_PARAMETERS = (
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/forwarding",
+    "net/ipv4/conf/default/forwarding",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv6/conf/default/forwarding",
+    "net/ipv4/conf/all/route_localnet",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "kernel/keys/root_maxkeys",
+    "kernel/keys/root_maxbytes",
+    "fs/inotify/max_user_instances",
+    "fs/inotify/max_user_watches",
+    "net/netfilter/nf_conntrack_max",
+)
+_MODULES = Path("/lib/modules")
+_CHAINS = ("iptables", "ip6tables")
+
+
+def remember(state: Path) -> None:
+    """Write down how the machine is, once: a second cluster finds what the first one changed."""
+    if state.exists():
+        return
+    before = {
+        "parameters": {name: text for name in _PARAMETERS if (text := _parameter(name)) is not None},
+        "chains": {name: _rules(name) for name in _CHAINS},
+        "modules": _MODULES.exists(),
+    }
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.write_text(json.dumps(before))
+    _MODULES.mkdir(exist_ok=True)  # kind mounts it; a machine whose kernel has no modules may not have it
+
+
+def put_back(state: Path, used: Engine) -> None:
+    """Undo what the cluster and podman's network for it have left on the machine."""
+    if not state.exists():
+        return
+    before = json.loads(state.read_text())
+    used.run("podman", "network", "rm", "--force", "kind")
+    for name, rules in before["chains"].items():
+        if "CNI-" not in rules:
+            kept = "".join(f"{rule}\n" for rule in _rules(name).splitlines() if "CNI-" not in rule)
+            used.run(f"{name}-restore", stdin=kept.encode())
+    for name, text in before["parameters"].items():
+        if _parameter(name) != text:
+            Path("/proc/sys", name).write_text(text)
+    if not before["modules"]:
+        with contextlib.suppress(OSError):
+            _MODULES.rmdir()
+    for parent in Path("/sys/fs/cgroup").glob("*/libpod_parent"):
+        for folder, _, _ in os.walk(parent, topdown=False):
+            with contextlib.suppress(OSError):
+                Path(folder).rmdir()
+    state.unlink()
+
+
+def _parameter(name: str) -> str | None:
+    try:
+        return Path("/proc/sys", name).read_text()
+    except OSError:
+        return None
+
+
+def _rules(name: str) -> str:
+    try:
+        return subprocess.run([f"{name}-save"], capture_output=True, text=True, check=False).stdout
+    except FileNotFoundError:
+        return ""
