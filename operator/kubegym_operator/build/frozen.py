@@ -149,7 +149,7 @@ def _environment_digest(environment: GymEnvironment, endpoints: EntryEndpoints) 
 
 def _collected(job: RolloutJob) -> dict[str, Any]:
     spec = job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    collected = {name: spec[name] for name in _COLLECTED if name in spec}
+    collected: dict[str, Any] = {name: spec[name] for name in _COLLECTED if name in spec}
     collected["environments"] = [_entry(entry) for entry in collected["environments"]]
     return collected
 

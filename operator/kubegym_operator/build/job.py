@@ -85,7 +85,7 @@ def build_model_servers(job: RolloutJob, context: BuildContext) -> list[dict[str
     """A ModelServer for each inline ``server`` of an entry's ``models``; owner name ``<job>-<entry>``."""
     rendering = Rendering(job, context, "")
     entries = job.spec.environments
-    return [obj for entry in entries for obj in inline_servers(rendering, entry.models, f"{job.name}-{entry.name}", {})]
+    return [obj for e in entries for obj in inline_servers(rendering, e.models, names.entry(job.name, e.name), {})]
 
 
 def build_worker_job(

@@ -21,7 +21,7 @@ COMPONENTS: Final = frozenset(
     {"agent", "resources", "sandbox", "environment", "session", "pods", "run", "pace", "workers", "worker", "finalise"}
     | {"fetch", "engine", "group", "model"}
 )
-"""Words that follow an owner's name in some child's; a role of that name is closed by a hash."""
+"""Words that end the names of children; a role that ends so is closed by a hash."""
 
 _HASH_DIGITS = 8
 
@@ -41,14 +41,20 @@ def _closed(readable: str, identity: tuple[str, ...], limit: int) -> str:
 def model_server(environment: str, role: str) -> str:
     """The ModelServer of an environment's inline role: ``<environment>-<role>``, at most 40 characters.
 
-    Roles may hold ``_``, which no object's name can, and may be words that name another child of the environment:
-    both are closed by a hash, so that no two roles and no role and component meet.
+    Roles may hold ``_``, which no object's name can, and may end in a word that names another child of the environment
+    or of a server: these are closed by a hash, so that no two children meet. A job's entry with models of its own is
+    like an environment, see ``entry``.
     """
     readable = re.sub(r"[^a-z0-9-]", "-", role)
     name = f"{environment}-{readable}"
-    if readable != role or role in COMPONENTS or len(name) > MAX_OWNER:
+    if readable != role or role.rpartition("-")[2] in COMPONENTS or len(name) > MAX_OWNER:
         return _closed(name, (environment, role), MAX_OWNER)
     return name
+
+
+def entry(rollout_job: str, name: str) -> str:
+    """After whom the ModelServers of an entry's inline roles are named."""
+    return joined(rollout_job, name)
 
 
 def workload(server: str) -> str:
