@@ -40,6 +40,7 @@ _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 PAGE = 500
+"""Objects of a list that are asked for at a time."""
 
 
 class KubeClient:
@@ -49,6 +50,7 @@ class KubeClient:
         configuration: from ``kube.config.load``.
         manager: field manager of creates and patches.
         timeout: seconds that a request may take.
+        page: objects of a list that are asked for at a time.
         observe: told of every request.
     """
 
@@ -58,12 +60,14 @@ class KubeClient:
         *,
         manager: str = "kubegym",
         timeout: float = 30.0,
+        page: int = PAGE,
         observe: Observe = lambda verb, kind, code: None,
     ) -> None:
         self._client = ApiClient(configuration)
         self._client.user_agent = "kubegym-operator"
         self._manager = manager
         self._timeout = timeout
+        self._page = page
         self._observe = observe
         self._discovery = Discovery(self._fetch)
 
@@ -157,7 +161,7 @@ class KubeClient:
         found: Objects = []
         more: str | None = ""
         while more is not None:
-            query = [("limit", str(PAGE))]
+            query = [("limit", str(self._page))]
             if labels is not None:
                 query.append(("labelSelector", selector(labels)))
             if more:

@@ -105,27 +105,23 @@ def set_at(obj: dict[str, Any], path: Path, value: Any) -> None:
 
 
 def remove_at(obj: dict[str, Any], path: Path) -> None:
-    """Remove a field, and what is empty above it."""
+    """Remove a field, and what is empty above it. An item's key goes with its last other field."""
     places: list[Any] = [obj]
     for step in path[:-1]:
         inner = _step(places[-1], step)
         if inner is None:
             return
         places.append(inner)
-    for place, step in zip(reversed(places), reversed(path), strict=True):
+    for depth in range(len(path) - 1, -1, -1):
+        place, step = places[depth], path[depth]
+        item = path[depth - 1] if depth else None
+        keys = {key for key, _ in item.key} if isinstance(item, Item) else set()
         if isinstance(step, Item):
-            place[:] = [item for item in place if not _is(item, step)]
-        else:
+            place[:] = [other for other in place if not _is(other, step)]
+        elif step not in keys:
             place.pop(step, None)
-        if place and not _only_keys(place, path, places):
+        if place and (not keys or set(place) - keys):
             return
-
-
-def _only_keys(place: Any, path: Path, places: list[Any]) -> bool:
-    """Whether nothing is left of a list's item but its key."""
-    position = next(index for index, other in enumerate(places) if other is place)
-    step = path[position - 1] if position else None
-    return isinstance(step, Item) and set(place) <= {key for key, _ in step.key}
 
 
 def _is(item: Any, step: Item) -> bool:

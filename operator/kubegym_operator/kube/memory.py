@@ -143,8 +143,6 @@ class MemoryKube:
         async with _Request(self, "create", key):
             if key in self._objects:
                 raise AlreadyExists(f"{key} already exists", status=409)
-            if "resourceVersion" in obj["metadata"]:
-                raise Invalid("resourceVersion should not be set on objects to be created", status=400)
             return self._add(obj, manager="create")
 
     async def apply(self, obj: Object, *, manager: str, dry_run: bool = False) -> Object:
@@ -155,8 +153,6 @@ class MemoryKube:
             if stored is not None:
                 self._same(stored, obj)
                 return self._apply(stored, obj, manager, subresource="", dry_run=dry_run)
-            if "resourceVersion" in obj["metadata"] or "uid" in obj["metadata"]:
-                raise Conflict(f"{key} is gone", status=409)
             return self._add(obj, manager=manager, applied=True, dry_run=dry_run)
 
     async def apply_status(self, obj: Object, *, manager: str) -> Object:
@@ -166,7 +162,6 @@ class MemoryKube:
             stored = self._stored(key)
             if not self._kinds[key.kind].status:
                 raise NotFound(f"{key.kind.kind} has no status", status=404)
-            self._same(stored, obj)
             return self._apply(stored, {**obj, "metadata": {}}, manager, subresource="status")
 
     async def patch(self, kind: KindLike, namespace: str | None, name: str, patch: Object) -> Object:
@@ -201,7 +196,7 @@ class MemoryKube:
             if stored.obj["metadata"].get("finalizers"):
                 changed = copy.deepcopy(stored.obj)
                 changed["metadata"].setdefault("deletionTimestamp", _CREATED)
-                self._update(stored, changed, manager="")
+                self._update(stored, changed, manager="delete")
             else:
                 self._remove(key)
             return True
@@ -221,11 +216,10 @@ class MemoryKube:
 
     @staticmethod
     def _same(stored: _Stored, request: Object) -> None:
-        """Raises Conflict where a request means another object or version."""
-        for name in ("resourceVersion", "uid"):
-            wanted = (request.get("metadata") or {}).get(name)
-            if wanted not in (None, stored.obj["metadata"][name]):
-                raise Conflict(f"{key_of(stored.obj)} has been modified", status=409)
+        """Raises Conflict where a request means another version."""
+        wanted = (request.get("metadata") or {}).get("resourceVersion")
+        if wanted not in (None, stored.obj["metadata"]["resourceVersion"]):
+            raise Conflict(f"{key_of(stored.obj)} has been modified", status=409)
 
     def _add(self, obj: Object, *, manager: str, applied: bool = False, dry_run: bool = False) -> Object:
         key, info = key_of(obj), self._kinds[Kind(obj["apiVersion"], obj["kind"])]

@@ -170,7 +170,7 @@ class Executor:
         known = self._cache.get(*key)
         if known is not None and self._futile.get(key) == (content, known["metadata"]["resourceVersion"]):
             return 0
-        metadata = {name: owner["metadata"][name] for name in ("name", "namespace", "uid")}
+        metadata = {name: owner["metadata"][name] for name in ("name", "namespace")}
         obj = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "metadata": metadata, "status": status}
         try:
             answer = await self._write(partial(self._api.apply_status, obj, manager=STATUS_MANAGER))
