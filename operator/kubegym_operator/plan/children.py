@@ -15,7 +15,7 @@ owned, no longer desired      -                       deleted, unless an older r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -67,8 +67,9 @@ def plan_children(
     owner: Object,
     desired: Sequence[Object],
     observed: Iterable[Object],
-    replicas: Mapping[str, int | None],
+    replicas: Mapping[str, int],
     *,
+    free: Collection[str] = (),
     prune: bool = True,
 ) -> ChildActions:
     """The writes that make the children as desired.
@@ -77,8 +78,8 @@ def plan_children(
         owner: their owner as stored; its annotation may ask for the newest rendering.
         desired: as the builders render them, without replicas.
         observed: what the owner owns, and more of the same kind if there is.
-        replicas: wanted replicas by the name of a workload or an owned ModelServer. None leaves them to others once
-            the object is there.
+        replicas: wanted replicas by the name of a workload or an owned ModelServer.
+        free: of these, the ones whose replicas are left to others once the object is there.
         prune: delete what is owned and not desired.
     """
     there = {_key(obj): obj for obj in observed}
@@ -92,13 +93,13 @@ def plan_children(
         wanted = replicas.get(name_of(obj)) if kind_of(obj) in SCALED else None
         if found is None:
             if kind_of(obj) in SCALED:
-                creates.append(initial_scale(obj, 1 if wanted is None else wanted))
+                creates.append(obj if wanted is None else initial_scale(obj, wanted))
             else:
                 (creates if _made_once(obj) else applies).append(obj)
             continue
         if deleting(found):
             continue  # its end is another event
-        if wanted is not None and spec_of(found).get("replicas") != wanted:
+        if wanted is not None and name_of(obj) not in free and spec_of(found).get("replicas") != wanted:
             scales.append(Scale(kind_of(obj), namespace_of(obj), name_of(obj), wanted))
         if _made_once(obj):
             continue
@@ -127,7 +128,9 @@ def _made_once(obj: Object) -> bool:
 
 
 def _kept(desired: Object, found: Object) -> bool:
-    """Whether an older operator rendered it from the same spec."""
+    """Whether an older operator rendered it from the same spec. A ModelServer is no rendering: it has children."""
+    if kind_of(desired) == MODEL_SERVER:
+        return False
     mine, theirs = annotations_of(desired), annotations_of(found)
     same_spec = mine.get(labels.SPEC_DIGEST) is not None and mine[labels.SPEC_DIGEST] == theirs.get(labels.SPEC_DIGEST)
     return same_spec and mine.get(labels.RENDER_REVISION) != theirs.get(labels.RENDER_REVISION)

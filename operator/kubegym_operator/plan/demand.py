@@ -59,13 +59,8 @@ def servers_of_job(job: Object, environments: Mapping[str, Object]) -> set[Serve
             models = spec_of(environment).get("models") or {}
             inherited = {role: binding for role, binding in models.items() if role not in own}
             found |= _servers(inherited, namespace_of(environment), name_of(environment))
-        found |= _servers(own, namespace_of(job), entry_owner(name_of(job), str(entry["name"])))
+        found |= _servers(own, namespace_of(job), names.entry(name_of(job), str(entry["name"])))
     return found
-
-
-def entry_owner(job: str, entry: str) -> str:
-    """After whom the inline ModelServers of a job's entry are named."""
-    return names.joined(job, entry)
 
 
 def jobs_of_environment(environment: Object, jobs: Iterable[Object]) -> tuple[str, ...]:

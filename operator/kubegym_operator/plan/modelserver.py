@@ -1,20 +1,20 @@
 """ModelServer: one engine, its replicas, and whether it serves.
 
-=========================================  ==============================================  ==============================
-seen (first row that fits)                 done                                            Ready
-=========================================  ==============================================  ==============================
-more nodes, no LeaderWorkerSet installed   everything but the workload                     Stalled
-weights not fetched                        fetch Job created; the workload at 0            no, ``Progressing``
-fetch Job failed                           -                                               Stalled, ``FetchFailed``
-``suspend``                                0 replicas                                      yes, ``Suspended``
-idle for long enough                       0 replicas                                      yes, ``Idle``
-``replicas: 0``                            0 replicas                                      yes, ``NoReplicas``
-pods wait for quota                        -                                               no, ``QuotaPending``
-pods in trouble                            -                                               Stalled, their reason
-pods ready, not asked                      ask one                                         no, ``Progressing``
-serves, not all replicas                   -                                               no, ``Scaling``
-serves                                     -                                               yes, ``Available``
-=========================================  ==============================================  ==============================
+=======================================  =============================================  ===========================
+seen (first row that fits)               done                                           Ready
+=======================================  =============================================  ===========================
+more nodes, no LeaderWorkerSet installed everything but the workload                    Stalled
+fetch Job failed                         -                                              Stalled, ``FetchFailed``
+weights not fetched                      fetch Job created, the workload left as it is  no, ``Progressing``
+``suspend``                              0 replicas                                     yes, ``Suspended``
+idle for long enough                     0 replicas                                     yes, ``Idle``
+``replicas: 0``                          0 replicas                                     yes, ``NoReplicas``
+pods wait for quota                      -                                              no, ``QuotaPending``
+pods in trouble                          -                                              Stalled, their reason
+pods ready, not asked                    ask one                                        no, ``Progressing``
+serves, not all replicas                 -                                              no, ``Scaling``
+serves                                   -                                              yes, ``Available``
+=======================================  =============================================  ===========================
 
 Wanted replicas are a pure function of the spec, the jobs that refer to it, and when it was last used (rule 6).
 """
@@ -87,15 +87,15 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
     """
     fetch = tuple(build_fetch_job(snapshot.server, context))
     view = _view(snapshot, fetch)
-    desired = [
-        obj
-        for obj in build_model_server(snapshot.server, context, config_digests=snapshot.config_digests)
-        if not (view.missing_kind and kind_of(obj) == LEADER_WORKER_SET)
-    ]
+    desired = build_model_server(snapshot.server, context, config_digests=snapshot.config_digests)
     replicas = {name_of(obj): view.workload.wanted for obj in desired if kind_of(obj) in WORKLOADS}
-    actions = plan_children(snapshot.raw, [*fetch, *desired], snapshot.children, replicas)
+    if view.missing_kind or not view.fetched:
+        desired = [obj for obj in desired if kind_of(obj) not in WORKLOADS]
+    actions = plan_children(snapshot.raw, [*fetch, *desired], snapshot.children, replicas, prune=view.fetched)
     answer = snapshot.answers.get(Component.MODEL)
     serving = read_serving(view.workload, view.served_before, answer, view.rest.reason)
+    if not view.fetched and not view.rest.rests:
+        serving = Serving(False, Reason.PROGRESSING, "the weights are being fetched")
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, serving, trouble, actions.outdated)
     status, events = next_status(snapshot.raw, _fields(snapshot, view, serving), conditions, snapshot.now)
@@ -123,14 +123,15 @@ def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...]) -> _View:
     (name, full), *_ = wanted_replicas(server).items()
     if not rest.rests and not full:
         rest = Rest(True, Reason.NO_REPLICAS, "spec.replicas is 0", idle_since=rest.idle_since)
-    fetched = all(_complete(snapshot.children, obj) for obj in fetch if kind_of(obj) == JOB)
+    served_before = served_at(raw, Type.SERVING)
+    fetched = served_before or all(_complete(snapshot.children, obj) for obj in fetch if kind_of(obj) == JOB)
     workload = next((obj for obj in snapshot.children if kind_of(obj) in WORKLOADS and name_of(obj) == name), None)
     pods = labelled(snapshot.pods, labels.selector(server, Component.MODEL))
-    wanted = 0 if rest.rests or not fetched else full
+    wanted = 0 if rest.rests else full
     return _View(
         workload=read_workload(Component.MODEL, name, wanted, workload, pods, snapshot.now),
         rest=rest,
-        served_before=served_at(raw, Type.SERVING),
+        served_before=served_before,
         missing_kind=server.spec.parallelism.nodes > 1 and not snapshot.cluster.leader_worker_set,
         fetch=fetch,
         fetched=fetched,
@@ -176,8 +177,6 @@ def _conditions(view: _View, serving: Serving, trouble: Trouble | None, outdated
     reason, message = serving.reason, serving.message
     if rest.rests:
         reason, message = rest.reason, rest.message
-    elif not view.fetched:
-        reason, message = Reason.PROGRESSING, "the weights are being fetched"
     elif serving.serves and not workload.full:
         reason, message = Reason.SCALING, f"{workload.ready} of {workload.wanted} replicas are ready"
     waits = trouble is not None and trouble.reason == Reason.QUOTA_PENDING
@@ -225,7 +224,7 @@ def _fields(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> Map
         "readyReplicas": view.workload.ready,
         "desiredReplicas": view.workload.wanted,
         "selector": ",".join(f"{key}={value}" for key, value in sorted(selector.items())),
-        "endpoint": f"{names.url(service, server.metadata.namespace or 'default', MODEL_PORT)}/v1",
+        "endpoint": names.url(service, server.metadata.namespace or "default", MODEL_PORT),
         "policyVersion": version if version is not None else stored.get("policyVersion"),
         "targetPolicyVersion": weights.version if weights is not None else None,
         "idleSince": rfc3339(view.rest.idle_since) if view.rest.idle_since is not None else None,
