@@ -96,7 +96,9 @@ class _Translation:
                 if node["maximum"] == _INT64_MAX:
                     del schema["maximum"]  # a schema's bounds are floats, and this one would be rounded up
         if "pattern" in node:
-            schema |= _validations([_pattern_rule(node["pattern"], "self")])
+            # What may be an integer has no type of its own in CEL.
+            value = "string(self)" if "x-kubernetes-int-or-string" in node else "self"
+            schema |= _validations([_pattern_rule(node["pattern"], f"{value}.matches({{}})")])
         return schema
 
     def _array(self, node: Schema) -> Schema:
@@ -119,7 +121,7 @@ class _Translation:
             ((names["pattern"], values),) = node["patternProperties"].items()
         rules = []
         if "pattern" in names:
-            rules.append(_pattern_rule(names["pattern"], "self.all(key, {})"))
+            rules.append(_pattern_rule(names["pattern"], "self.all(key, key.matches({}))"))
         if "maxLength" in names:
             limit = names["maxLength"]
             rules.append(
@@ -128,13 +130,12 @@ class _Translation:
         return {"additionalProperties": self._node(values)} | _validations(rules)
 
 
-def _pattern_rule(pattern: str, where: str) -> Rule:
-    """The rule for a pattern of the models; ``where`` has ``{}`` for the test, or is the tested value."""
+def _pattern_rule(pattern: str, test: str) -> Rule:
+    """The rule for a pattern of the models; ``test`` has ``{}`` where the expression's literal goes."""
+    if pattern not in PATTERNS:
+        raise ValueError(f"no message says what {pattern} asks for: add it to PATTERNS")
     expected = PATTERNS[pattern]
-    test = "{}.matches(r'{}')"
-    if where == "self":
-        return Rule(test.format("self", expected.pattern), expected.message)
-    return Rule(where.format(test.format("key", expected.pattern)), expected.message)
+    return Rule(test.format(f"r'{expected.pattern}'"), expected.message)
 
 
 def _validations(rules: Any) -> Schema:
@@ -155,7 +156,8 @@ def _default(field: FieldInfo, node: Schema) -> Any:
 
 def defaults_of(model: type[BaseModel]) -> Schema:
     """A model's defaults as a manifest would say them."""
-    return _without_empty(model().model_dump(mode="json", by_alias=True, exclude_none=True))
+    defaults: Schema = _without_empty(model().model_dump(mode="json", by_alias=True, exclude_none=True))
+    return defaults
 
 
 def _without_empty(value: Any) -> Any:
