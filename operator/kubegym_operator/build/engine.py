@@ -252,8 +252,14 @@ def _drain() -> dict[str, Any]:
 def _health_probes(path: str) -> dict[str, Any]:
     """Probes from inside: kubelet does not reach loopback. Readiness is the model server's, which knows more."""
     script = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{ENGINE_PORT}{path}', timeout=4)"
-    probe = {"exec": {"command": ["python3", "-c", script]}, "periodSeconds": 10, "timeoutSeconds": 5}
-    return {
-        "startupProbe": {**probe, "failureThreshold": LOAD_SECONDS // 10},
-        "livenessProbe": {**probe, "failureThreshold": 6},
-    }
+
+    def probe(failures: int) -> dict[str, Any]:
+        command = ["python3", "-c", script]
+        return {
+            "exec": {"command": command},
+            "periodSeconds": 10,
+            "failureThreshold": failures,
+            "timeoutSeconds": 5,
+        }
+
+    return {"startupProbe": probe(LOAD_SECONDS // 10), "livenessProbe": probe(6)}

@@ -197,9 +197,8 @@ def _network_policy(rendering: Rendering, server: ModelServer) -> dict[str, Any]
     components = [Component.MODEL]
     if server.spec.parallelism.nodes > 1:
         components.append(Component.MODEL_FOLLOWER)
-        nodes = [{"podSelector": pod_selector(server, *components)}]
-        ingress.append({"from": nodes})
-        egress.append({"to": nodes})
+        ingress.append({"from": [{"podSelector": pod_selector(server, *components)}]})
+        egress.append({"to": [{"podSelector": pod_selector(server, *components)}]})
     plan = plan_weights(server)
     if plan.fetch_into is not None and not plan.by_job:
         egress += to_stores(context, (), rendering.namespace)
