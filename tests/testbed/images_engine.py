@@ -97,7 +97,7 @@ class Engine:
                 return
             names = ["--volume", "/etc/hosts:/etc/hosts:ro", "--volume", "/etc/resolv.conf:/etc/resolv.conf:ro"]
             offline = ["--pull-never", "--network", "host", *names]  # a base that is not here is an error at once
-            self.run("buildah", "build", "--quiet", "--layers", *offline, *secrets, *words, context)
+            self.run("buildah", "build", "--quiet", "--layers", "--force-rm", *offline, *secrets, *words, context)
 
     def import_root(self, reference: str, archive: Path, settings: Sequence[str]) -> None:
         """Make an image of a root file system; ``settings`` are Dockerfile instructions, such as ``ENV A=b``."""

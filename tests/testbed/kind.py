@@ -16,7 +16,7 @@ from pathlib import Path
 
 from testbed import kind_machine, kind_services
 from testbed.build import CannotBuild, binary, cache, exclusively, say
-from testbed.images import ROOT, base_image, project_images, service_image
+from testbed.images import ROLES, ROOT, base_image, project_images, service_image
 from testbed.images_engine import Engine, engine
 from testbed.k8s.cluster import Cluster, KubectlFailed
 from testbed.kind_node import FILES, node_image
@@ -24,6 +24,8 @@ from testbed.kind_node import FILES, node_image
 NAME = "kubegym"
 NAMESPACE = "rollouts"
 SYSTEM = "kubegym-system"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
+_OPERATOR = "app.kubernetes.io/name=kubegym,app.kubernetes.io/component=operator"
 _READY_SECONDS = 300.0  # on a loaded machine; some 20 s otherwise
 
 
@@ -64,6 +66,15 @@ def up(name: str = NAME, *, install: bool = True) -> KindCluster:
         _add_services(cluster, services, base)
         if install:
             install_chart(cluster)
+    return cluster
+
+
+def given(kubeconfig: Path) -> KindCluster:
+    """A cluster that is there, with the chart installed; its images are the operator's and those beside it."""
+    cluster = KindCluster("", kubeconfig, {})
+    path = "{.items[0].spec.template.spec.containers[0].image}"
+    operator = cluster.kubectl("get", "deployments", f"-o=jsonpath={path}", "-l", _OPERATOR, namespace=SYSTEM)
+    cluster.images.update({role: operator.replace("kubegym-operator", f"kubegym-{role}") for role in ROLES})
     return cluster
 
 
@@ -116,7 +127,7 @@ def _load(used: Engine, name: str, references: list[str]) -> None:
 def _add_services(cluster: KindCluster, services: dict[str, str], base: str) -> None:
     """Apply what the cluster gets besides KubeGym, and wait until it works."""
     say("adding NetworkPolicies, metrics and S3")
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": _RESTRICTED}})
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}})
     if "network-policies" in services:
         cluster.apply(kind_services.network_policies(services["network-policies"]))
     cluster.apply(kind_services.metrics_server(cluster, services["metrics-server"]))
@@ -129,9 +140,6 @@ def _add_services(cluster: KindCluster, services: dict[str, str], base: str) -> 
         *([("daemonset/kube-network-policies", "kube-system")] if "network-policies" in services else []),
     ):
         cluster.kubectl("rollout", "status", resource, f"--timeout={_READY_SECONDS:.0f}s", namespace=namespace)
-
-
-_RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted", "pod-security.kubernetes.io/warn": "restricted"}
 
 
 def _clusters(used: Engine) -> list[str]:

@@ -72,6 +72,38 @@ def put_back(state: Path, used: Engine) -> None:
     state.unlink()
 
 
+def traces() -> dict[str, object]:
+    """What a cluster could leave on the machine: to compare before it is made with after it is removed."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return {
+        "parameters": {name: _parameter(name) for name in _PARAMETERS},
+        "rules": {name: _rules_alone(name) for name in _CHAINS},
+        "mounts": sorted(
+            line.split()[1] for line in mounts if "containers/storage/overlay/" in line or "netns" in line
+        ),
+        "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
+        "namespaces": sorted(path.name for path in Path("/run/netns").glob("*")),
+        "control groups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/libpod*")),
+        "processes": sorted(name for name in map(_program, Path("/proc").glob("[0-9]*")) if name in _PROGRAMS),
+        "modules": _MODULES.exists(),
+    }
+
+
+_PROGRAMS = ("conmon", "containerd", "containerd-shim", "kubelet", "kube-proxy")
+
+
+def _program(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:
+        return ""  # it has just ended
+
+
+def _rules_alone(name: str) -> list[str]:
+    """The rules without counters and comments; chains of kernel tables that are there but empty say nothing."""
+    return [rule for rule in _rules(name).splitlines() if rule.startswith("-")]
+
+
 def _parameter(name: str) -> str | None:
     try:
         return Path("/proc/sys", name).read_text()
