@@ -207,6 +207,20 @@ GYM_ENVIRONMENTS = [
         "a role is written in lower-case letters",
     ),
     Case(
+        "environment-long-role",
+        "GymEnvironment",
+        {"models": {"r" * 33: {"serverRef": {"name": "a"}}}},
+        "models",
+        "a name has at most 32 characters: shorten it",
+    ),
+    Case(
+        "environment-long-resource",
+        "GymEnvironment",
+        {"agent": {"compute": {"limits": {"r" * 254: "1"}}}},
+        "agent.compute.limits",
+        "a name has at most 253 characters: shorten it",
+    ),
+    Case(
         "environment-roles",
         "GymEnvironment",
         {"models": {f"role{i}": {"serverRef": {"name": "a"}} for i in range(9)}},
@@ -565,7 +579,7 @@ UPDATES = [
     Update("weights-same-number", "ModelServer", _WEIGHTS, _announce(uri="s3://b/two"), "weights.version", _GROWS),
     Update("weights-other-kind", "ModelServer", _WEIGHTS, _announce(kind="Adapter"), "weights.version", _GROWS),
     Update("weights-vanish", "ModelServer", _WEIGHTS, {}, "", "weights stay once they are announced"),
-    Update("server-engine", "ModelServer", {}, {"engine": "simulated"}),
+    Update("server-other-engine", "ModelServer", {}, {"engine": "simulated"}),
     Update(
         "inline-weights-shrink",
         "GymEnvironment",
@@ -576,7 +590,7 @@ UPDATES = [
     ),
     Update("environment-config", "GymEnvironment", {}, {"resources": {"config": {"a": 1}}}),
     Update("job-suspend", "RolloutJob", {}, {"suspend": True}),
-    Update("job-parallelism", "RolloutJob", {}, {"parallelism": 9}),
+    Update("job-other-parallelism", "RolloutJob", {}, {"parallelism": 9}),
     Update("job-concurrency", "RolloutJob", {}, {"concurrency": 9}),
     Update("job-deadlines", "RolloutJob", {}, {"activeDeadlineSeconds": 9, "preRunningDeadlineSeconds": 9}),
     Update("job-ttl", "RolloutJob", {"ttlSecondsAfterFinished": 9}, {}),

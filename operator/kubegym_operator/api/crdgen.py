@@ -208,14 +208,14 @@ def outputs() -> dict[str, str]:
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Write or check the generated files; the exit code."""
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Write or check the generated files below ``root``; the exit code."""
     parser = argparse.ArgumentParser(prog="crdgen", description="Write CRDs and their reference page from the models.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 where a file is out of date")
     check = parser.parse_args(arguments).check
     stale = []
     for name, text in outputs().items():
-        path = ROOT / name
+        path = root / name
         if not path.exists() or path.read_text() != text:
             stale.append(name)
             if not check:

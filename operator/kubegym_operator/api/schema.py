@@ -81,8 +81,10 @@ class _Translation:
             name = node["$ref"].rpartition("/")[2]
             return self.model(self._definitions[name], _classes()[name])
         if "anyOf" in node:
-            (only,) = (choice for choice in node["anyOf"] if choice != {"type": "null"})
-            return self._node(only)
+            choices = [choice for choice in node["anyOf"] if choice != {"type": "null"}]
+            if len(choices) > 1:
+                raise ValueError(f"a union of types has no structural schema: {choices}")
+            return self._node(choices[0])
         if "const" in node:
             node = {"type": node["type"], "enum": [node["const"]]}
         schema: Schema = {key: node[key] for key in _KEPT if key in node}
@@ -199,7 +201,7 @@ def field_docs(model: type[BaseModel]) -> dict[str, str]:
     """
     docs: dict[str, str] = {}
     for base in reversed(model.__mro__):
-        if not (issubclass(base, BaseModel) and base.__module__.startswith(("kubegym.", "kubegym_operator."))):
+        if base is BaseModel or not issubclass(base, BaseModel):
             continue
         for statement, text in zip(_body(base), _body(base)[1:], strict=False):
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):

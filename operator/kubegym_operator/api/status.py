@@ -21,8 +21,6 @@ Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 Number = Annotated[str, StringConstraints(max_length=32)]
 """A decimal number as a string: Kubernetes objects hold no floats."""
 
-ReasonWord = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-
 MAX_FAILURES: Final = 64
 """Most reasons that are counted apart."""
 
@@ -186,7 +184,7 @@ class RolloutJobStatus(ObjectStatus):
     """Shards by state."""
     rollouts: RolloutsStatus | None = None
     """Rollouts by outcome."""
-    failures: Annotated[dict[ReasonWord, Count], Field(max_length=MAX_FAILURES)] = Field(default_factory=dict)
+    failures: Annotated[dict[str, Count], Field(max_length=MAX_FAILURES)] = Field(default_factory=dict)
     """Failed rollouts by reason."""
     reward_mean: Number | None = None
     """Mean reward of the scored rollouts."""
