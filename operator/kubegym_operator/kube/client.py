@@ -7,7 +7,7 @@ time of its models nor fields that they do not know. Nothing is tried again here
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 Observe = Callable[[str, str, str], None]
 """Told the verb, the kind and the HTTP status (or ``timeout``, ``unavailable``) of every request."""
 
-Objects = list[Object]
 Query = list[tuple[str, str]]
 
 _JSON = "application/json"
@@ -93,9 +92,25 @@ class KubeClient:
     async def list(self, kind: KindLike, namespace: str | None = None, *, labels: Labels | None = None) -> list[Object]:
         """See KubeApi."""
         try:
-            return await self._pages(kind, namespace, labels)
-        except Gone:  # the list changed for longer than its continuation lives: once more, all of it
-            return await self._pages(kind, namespace, labels)
+            return [one async for page in self.pages(kind, namespace, labels=labels) for one in page]
+        except Gone:  # reading took longer than a continuation lives: once more, all of it
+            return [one async for page in self.pages(kind, namespace, labels=labels) for one in page]
+
+    async def pages(
+        self, kind: KindLike, namespace: str | None = None, *, labels: Labels | None = None
+    ) -> AsyncIterator[tuple[Object, ...]]:
+        """See KubeApi."""
+        more: str | None = ""
+        while more is not None:
+            query = [("limit", str(self._page))]
+            if labels is not None:
+                query.append(("labelSelector", selector(labels)))
+            if more:
+                query.append(("continue", more))
+            page = await self._object("list", kind, namespace, None, query=query)
+            # Items of a list do not say what they are.
+            yield tuple({"apiVersion": kind[0], "kind": kind[1], **item} for item in page["items"])
+            more = page["metadata"].get("continue") or None
 
     async def create(self, obj: Object) -> Object:
         """See KubeApi."""
@@ -156,21 +171,6 @@ class KubeClient:
         except KindNotServed:
             return False
         return True
-
-    async def _pages(self, kind: KindLike, namespace: str | None, labels: Labels | None) -> Objects:
-        found: Objects = []
-        more: str | None = ""
-        while more is not None:
-            query = [("limit", str(self._page))]
-            if labels is not None:
-                query.append(("labelSelector", selector(labels)))
-            if more:
-                query.append(("continue", more))
-            page = await self._object("list", kind, namespace, None, query=query)
-            # Items of a list do not say what they are.
-            found += [{"apiVersion": kind[0], "kind": kind[1], **item} for item in page["items"]]
-            more = page["metadata"].get("continue") or None
-        return found
 
     async def _apply(
         self, verb: str, obj: Object, manager: str, *, subresource: str | None = None, dry_run: bool = False

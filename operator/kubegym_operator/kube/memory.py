@@ -12,7 +12,7 @@ import asyncio
 import copy
 import json
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -36,6 +36,7 @@ Watcher = Callable[[EventType, Object], None]
 _IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
 _SERVER_OWNED = ("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "managedFields")
 _KEPT = ("uid", "resourceVersion", "generation", "creationTimestamp", "managedFields")
+_PAGE = 100
 _CREATED = "2026-01-01T00:00:00Z"
 
 
@@ -136,6 +137,14 @@ class MemoryKube:
                 and namespace in (None, key.namespace)
                 and (labels is None or matches(labels, stored.obj["metadata"].get("labels") or {}))
             ]
+
+    async def pages(
+        self, kind: KindLike, namespace: str | None = None, *, labels: Labels | None = None
+    ) -> AsyncIterator[tuple[Object, ...]]:
+        """See KubeApi."""
+        found = await self.list(kind, namespace, labels=labels)
+        for start in range(0, len(found), _PAGE):
+            yield tuple(found[start : start + _PAGE])
 
     async def create(self, obj: Object) -> Object:
         """See KubeApi."""

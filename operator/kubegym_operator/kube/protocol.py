@@ -5,7 +5,7 @@ There is no watch here: kopf watches, and the cache is filled from that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 Object = dict[str, Any]
@@ -50,7 +50,13 @@ class KubeApi(Protocol):
         ...
 
     async def list(self, kind: KindLike, namespace: str | None = None, *, labels: Labels | None = None) -> list[Object]:
-        """All objects of a kind, in one namespace or in all of them (None). Pages are read inside."""
+        """All objects of a kind, in one namespace or in all of them (None)."""
+        ...
+
+    def pages(
+        self, kind: KindLike, namespace: str | None = None, *, labels: Labels | None = None
+    ) -> AsyncIterator[tuple[Object, ...]]:
+        """The same page by page, for who does not keep them all. Raises Gone where reading took too long."""
         ...
 
     async def create(self, obj: Object) -> Object:

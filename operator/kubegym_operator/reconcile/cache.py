@@ -29,6 +29,15 @@ _LABELS_INDEXED = ("app.kubernetes.io/instance", "batch.kubernetes.io/job-name")
 _PREFIX_INDEXED = "kubegym.dev/"
 
 
+class Change(NamedTuple):
+    """What a listener is told: an object as it is kept, whether it is gone, and whether our own write did it."""
+
+    key: ObjectKey
+    obj: Object
+    gone: bool
+    own: bool
+
+
 class _Entry(NamedTuple):
     version: int
     uid: str
@@ -51,9 +60,14 @@ class Cache:
         self._places: dict[Kind, dict[str, set[ObjectKey]]] = defaultdict(lambda: defaultdict(set))
         self._found: dict[tuple[str, Hashable], set[ObjectKey]] = defaultdict(set)
         self._graves: OrderedDict[str, int] = OrderedDict()
+        self._listeners: list[Callable[[Change], None]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def listen(self, listener: Callable[[Change], None]) -> None:
+        """Tell somebody of every change, whoever brings it, as soon as it can be read here."""
+        self._listeners.append(listener)
 
     def get(self, kind: KindLike, namespace: str, name: str) -> Object | None:
         """The object, or None. The copy is the caller's."""
@@ -99,8 +113,11 @@ class Cache:
         entry = self._entries.get(key)
         return None if entry is None else (entry.uid, entry.version)
 
-    def put(self, obj: Object) -> bool:
-        """Keep an object; False where it is not newer than what is known, or of a kind that nobody watches."""
+    def put(self, obj: Object, *, own: bool = False) -> bool:
+        """Keep an object; False where it is not newer than what is known, or of a kind that nobody watches.
+
+        ``own``: it is the answer to our own write.
+        """
         key, metadata = key_of(obj), obj["metadata"]
         if key.kind not in self._kinds:
             return False
@@ -116,6 +133,7 @@ class Cache:
         self._places[key.kind][key.namespace].add(key)
         for place in indexed:
             self._found[place].add(key)
+        self._tell(Change(key, small, False, own))
         return True
 
     def remove(self, obj: Object) -> bool:
@@ -132,7 +150,12 @@ class Cache:
         if known is None or (uid and known.uid != uid):
             return False
         self._forget(key, known)
+        self._tell(Change(key, orjson.loads(known.data), True, False))
         return True
+
+    def _tell(self, change: Change) -> None:
+        for listener in self._listeners:
+            listener(change)
 
     def _forget(self, key: ObjectKey, entry: _Entry) -> None:
         del self._entries[key]

@@ -120,7 +120,7 @@ class Executor:
                 await self._claim_replicas(known)
                 wrote = 1
         answer = await self._write(partial(self._api.apply, obj, manager=MANAGER))
-        self._cache.put(answer)
+        self._cache.put(answer, own=True)
         if differs(obj, answer):
             self._remember(key, content, answer)
         return wrote + 1
@@ -146,14 +146,13 @@ class Executor:
                 raise Conflict(f"{key} comes and goes") from None
             _refuse_foreign(owner, found)
             answer = found
-        self._cache.put(answer)
+        self._cache.put(answer, own=True)
         return 1
 
     async def _patch(self, patch: Patch) -> int:
         with suppress(NotFound):
-            self._cache.put(
-                await self._write(partial(self._api.patch, patch.kind, patch.namespace, patch.name, patch.body))
-            )
+            request = partial(self._api.patch, patch.kind, patch.namespace, patch.name, patch.body)
+            self._cache.put(await self._write(request), own=True)
         return 1
 
     async def _scale(self, scale: Scale) -> int:
@@ -176,7 +175,7 @@ class Executor:
             answer = await self._write(partial(self._api.apply_status, obj, manager=STATUS_MANAGER))
         except NotFound:
             return 1  # deleted meanwhile; nobody is left to read it
-        self._cache.put(answer)
+        self._cache.put(answer, own=True)
         if answer.get("status") != status:
             self._remember(key, content, answer)
         return 1
@@ -186,7 +185,7 @@ class Executor:
         metadata = {name: known["metadata"][name] for name in ("name", "namespace", "resourceVersion")}
         obj = {"apiVersion": known["apiVersion"], "kind": known["kind"], "metadata": metadata}
         claim = {**obj, "spec": {"replicas": known["spec"]["replicas"]}}
-        self._cache.put(await self._write(partial(self._api.apply, claim, manager=REPLICAS_MANAGER)))
+        self._cache.put(await self._write(partial(self._api.apply, claim, manager=REPLICAS_MANAGER)), own=True)
 
     async def _write(self, request: Callable[[], Awaitable[T]]) -> T:
         await self._limiter.take()
