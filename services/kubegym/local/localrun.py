@@ -285,23 +285,7 @@ class LocalRun:
         self, store: ObjectStore, manifest: Manifest, episodes: LocalEpisodes, tasks: RunTasks
     ) -> MergeSummary:
         self._display.merging()
-        run = await read_run(store)
-        hooks = {part.info.name: part.metric_hooks for part in episodes.parts.values()}
-
-        async def inputs(task_index: int) -> Mapping[str, Any]:
-            shard = run.plan.shard(run.plan.shard_of(task_index))
-            row = shard.first_row + task_index - shard.first_task
-            return (await tasks.tasks(shard.environment, row, 1))[0].row
-
-        summary = await merge(
-            run.tasks(),
-            store,
-            scratch=Path(tempfile.gettempdir()),
-            hooks=hooks,
-            inputs=inputs if self.spec.materialized_inputs else None,
-        )
-        await store.put(SUMMARY_KEY, orjson.dumps({"plan_digest": manifest.plan_digest, **summary.to_dict()}))
-        return summary
+        return await merge_run(store, manifest, episodes, tasks if self.spec.materialized_inputs else None)
 
     def _result(self, output: str, manifest: Manifest, summary: MergeSummary | None, resumed: int) -> RunResult:
         allowed = self.spec.max_failed_fraction * manifest.planned
@@ -324,6 +308,37 @@ async def choose_output(base: str, *, fresh: bool) -> str:
         finally:
             await store.close()
         newest, number = place, number + 1
+
+
+async def merge_run(
+    store: ObjectStore, manifest: Manifest, episodes: LocalEpisodes, materialized: RunTasks | None = None
+) -> MergeSummary:
+    """Write NeMo Gym's files of a finished run, and what they sum up to.
+
+    Args:
+        store: of the run.
+        manifest: of the generation that they are of.
+        episodes: for the environments' own metrics.
+        materialized: the rows, where ``rollouts_materialized_inputs.jsonl`` is wanted, too.
+    """
+    run = await read_run(store)
+    hooks = {part.info.name: part.metric_hooks for part in episodes.parts.values()}
+
+    async def inputs(task_index: int) -> Mapping[str, Any]:
+        assert materialized is not None, "only asked for where it is wanted"
+        shard = run.plan.shard(run.plan.shard_of(task_index))
+        row = shard.first_row + task_index - shard.first_task
+        return (await materialized.tasks(shard.environment, row, 1))[0].row
+
+    summary = await merge(
+        run.tasks(),
+        store,
+        scratch=Path(tempfile.gettempdir()),
+        hooks=hooks,
+        inputs=inputs if materialized is not None else None,
+    )
+    await store.put(SUMMARY_KEY, orjson.dumps({"plan_digest": manifest.plan_digest, **summary.to_dict()}))
+    return summary
 
 
 async def read_summary(store: ObjectStore, manifest: Manifest) -> MergeSummary | None:

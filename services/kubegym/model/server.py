@@ -100,6 +100,10 @@ class ModelServer(App):
             document=document,
         )
 
+    async def close(self) -> None:
+        """Close the upstreams, where no server does it."""
+        await self._upstreams.close()
+
     def _route(self, path: str, work: _Work, *, anthropic: bool = False) -> Callable[[Request], Awaitable[Reply]]:
         """A handler that counts, routes, answers errors, and stops when the client leaves."""
         counters = self._counters

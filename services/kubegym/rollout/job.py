@@ -92,7 +92,7 @@ async def open_plan(store: ObjectStore, draft: Draft, clock: Clock) -> Opened:
             plan = draft.plan(new_run_id(), 1, segments, clock.time())
         else:
             require_same(stored, draft.plan(stored.run_id, stored.generation, stored.segments, 0), store.url)
-            manifest = await _read_manifest(store, stored.generation)
+            manifest = await read_manifest(store, stored.generation)
             if manifest is None:
                 return Opened(stored, fresh=False)
             try:
@@ -157,7 +157,8 @@ async def _create_plan(store: ObjectStore, plan: Plan) -> bool:
     return True
 
 
-async def _read_manifest(store: ObjectStore, generation: int) -> Manifest | None:
+async def read_manifest(store: ObjectStore, generation: int) -> Manifest | None:
+    """The manifest of a generation, if it is finished."""
     stored = await store.get(manifest_key(generation))
     return Manifest.from_json(stored.data) if stored else None
 
@@ -207,6 +208,11 @@ class BatchRun:
     def plan(self) -> Plan:
         """The generation worked on."""
         return self._opened.plan
+
+    @property
+    def settings(self) -> WorkerSettings:
+        """How the worker works now."""
+        return self._settings
 
     def stop(self) -> None:
         """End soon and cleanly: what is finished is saved, what is in flight is given up."""

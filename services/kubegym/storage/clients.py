@@ -37,7 +37,8 @@ class Connection:
     @property
     def client(self) -> Client:
         """The client to use now."""
-        if self._known is not None and time.monotonic() - self._checked >= MountedCredentials.CHECK_SECONDS:
+        mounted = self._options.credentials
+        if isinstance(mounted, MountedCredentials) and time.monotonic() - self._checked >= mounted.CHECK_SECONDS:
             self._checked = time.monotonic()
             with contextlib.suppress(InvalidSpec):  # while the files are being replaced, the old ones are good enough
                 found = _mounted(self._options)

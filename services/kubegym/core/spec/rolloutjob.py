@@ -139,7 +139,7 @@ class EnvironmentEntry(SpecModel):
     """Name of the entry, unique in the job. Rows carry it."""
     environment_ref: NamedRef
     """The GymEnvironment, in the same namespace."""
-    agent_refs: Annotated[tuple[Text, ...], Field(strict=False, max_length=64)] = ()
+    agent_refs: Annotated[tuple[Text, ...], Field(strict=False, max_length=16)] = ()
     """Values of a row's `agent_ref.name` that belong to this entry; no two entries may have the same. Left out, the
     entry takes the rows of its dataset that no other entry claims.
     """
