@@ -21,6 +21,12 @@ SPECS: dict[str, Spec] = {
     "RolloutJob": {"environments": [ENTRY], "output": {"uri": "s3://bucket/run/"}},
 }
 
+LARGE_SERVER: Spec = {
+    "source": {"uri": "s3://" + "b" * 1019},
+    "engineArgs": {f"argument-{i}": "x" * 64 for i in range(64)},
+    "accelerator": {"resourceName": "r" * 253},
+}
+
 
 def manifest(kind: str, spec: Spec | None = None, name: str = "x") -> dict[str, Any]:
     """A manifest; without a spec, the smallest one of its kind."""
@@ -422,6 +428,21 @@ ROLLOUT_JOBS = [
         "RolloutJob",
         {"environments": [ENTRY | {"agentRefs": ["a", "b"]}, ENTRY | {"name": "other", "agentRefs": ["c"]}]},
     ),
+    Case(
+        "job-largest",  # within what rules may cost
+        "RolloutJob",
+        {
+            "environments": [
+                ENTRY
+                | {
+                    "name": f"e{e}",
+                    "agentRefs": [f"{a}-{e}".rjust(253, "x") for a in range(16)],
+                    "models": {f"role{m}": {"server": LARGE_SERVER} for m in range(8)},
+                }
+                for e in range(32)
+            ]
+        },
+    ),
     Case("job-groups", "RolloutJob", {"rolloutsPerTask": 8, "group": {"minScored": 8}}),
     Case("job-groups-of-an-entry", "RolloutJob", job(rolloutsPerTask=4) | {"group": {"minScored": 4}}),
     Case("job-no-output", "RolloutJob", {"output": None}, "output", "Required value"),
@@ -440,6 +461,13 @@ ROLLOUT_JOBS = [
         {"environments": [ENTRY | {"agentRefs": ["a", "b"]}, ENTRY | {"name": "other", "agentRefs": ["b"]}]},
         "environments",
         "a row has one home: name an agent in agentRefs of one environment only",
+    ),
+    Case(
+        "job-agents",
+        "RolloutJob",
+        job(agentRefs=[f"agent-{i}" for i in range(17)]),
+        "environments[0].agentRefs",
+        "must have at most 16 items",
     ),
     Case("job-agent-twice", "RolloutJob", job(agentRefs=["a", "a"]), "environments[0].agentRefs[1]", "Duplicate value"),
     Case("job-entry-name", "RolloutJob", job(name="Math"), "environments[0].name", _DNS),
