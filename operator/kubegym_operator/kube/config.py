@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,3 +43,40 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> Co
     except (config.ConfigException, OSError) as error:
         raise Unavailable(f"no way to the API server: {error}", retryable=False) from None
     return configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What another client needs to reach the same server as the same user.
+
+    Attributes:
+        server: URL.
+        ca_path: file of the authorities that are trusted; None trusts the system's.
+        certificate_path, key_path: of a client certificate.
+        scheme, token: of the Authorization header; None where certificates do.
+        verify: whether the server's certificate is checked.
+    """
+
+    server: str
+    ca_path: str | None
+    certificate_path: str | None
+    key_path: str | None
+    scheme: str | None
+    token: str | None
+    verify: bool
+
+
+async def credentials(kubeconfig: Path | None = None) -> Credentials:
+    """The credentials as they are now; a service account's token is read again. Raises Unavailable."""
+    configuration = await load(kubeconfig)
+    header = await configuration.get_api_key_with_prefix("BearerToken") or ""
+    scheme, _, token = header.rpartition(" ")
+    return Credentials(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        certificate_path=configuration.cert_file,
+        key_path=configuration.key_file,
+        scheme=scheme or None,
+        token=token.strip() or None,
+        verify=configuration.verify_ssl,
+    )
