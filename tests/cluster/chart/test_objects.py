@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kubegym_operator.build.labels import OWNER_NAME
 from testbed.helm import CHART, NAMESPACE, Helm, Object
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
 
+ROOT = CHART.parents[1]
 CASES = [path for path in sorted((Path(__file__).parent / "cases").glob("*.yaml")) if "refuses" not in path.stem]
 MONITORING = "monitoring.coreos.com/v1"
 
@@ -128,6 +130,47 @@ def test_rights_in_two_namespaces(helm: Helm, chart_cluster: Cluster) -> None:
         assert may(chart_cluster, user, "get", "core/namespaces", namespace, namespace)
     for elsewhere in (NAMESPACE, "default", None):
         assert {right for right in NEEDED if may(chart_cluster, user, *right, namespace=elsewhere)} == set()
+
+
+def test_whatever_is_built_may_be_created(helm: Helm, chart_cluster: Cluster) -> None:
+    user = rendered_rights(helm, chart_cluster, {"fullnameOverride": "builder"})
+    built: set[str] = set()
+    for path in (ROOT / "tests" / "golden" / "build").rglob("expected/*.yaml"):
+        for obj in yaml.safe_load_all(path.read_text()):
+            group = obj["apiVersion"].rpartition("/")[0] or "core"
+            built.add(f"{group}/{obj['kind'].lower().removesuffix('y')}{'ies' if obj['kind'].endswith('y') else 's'}")
+    assert built >= {"apps/deployments", "batch/jobs", "networking.k8s.io/networkpolicies"}
+    assert {plural for plural in built if not may(chart_cluster, user, "create", plural, "team-a")} == set()
+
+
+def test_pods_are_scraped_by_what_they_are_labelled_with(helm: Helm) -> None:
+    rendered = helm.render({"monitoring": {"podMonitor": {"enabled": True}}})
+    (monitor,) = rendered["templates/podmonitor.yaml"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    sources = {label for rule in endpoint["relabelings"] for label in rule["sourceLabels"]}
+    meta = {
+        "__meta_kubernetes_pod_label_" + label.translate(str.maketrans("./-", "___")) for label in OWNER_NAME.values()
+    }
+    assert meta <= sources
+    pods = [
+        obj["spec"]["template"]
+        for path in (ROOT / "tests" / "golden" / "build").rglob("expected/*.yaml")
+        for obj in yaml.safe_load_all(path.read_text())
+        if obj["kind"] in ("Deployment", "Job")
+    ]
+    chosen = monitor["spec"]["selector"]
+    (among,) = chosen["matchExpressions"]
+    scraped = [
+        pod
+        for pod in pods
+        if chosen["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        and pod["metadata"]["labels"][among["key"]] in among["values"]
+    ]
+    assert len(scraped) > 10
+    for pod in scraped:
+        containers = [*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())]
+        ports = [port["name"] for container in containers for port in container.get("ports", ())]
+        assert ports == [endpoint["port"]], pod["metadata"]["labels"]
 
 
 def test_the_lease_is_its_own_only(helm: Helm, chart_cluster: Cluster) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from testbed.monitoring import RULES, alerts, promtool, queries
 pytestmark = pytest.mark.unit
 
 CASES = Path(__file__).parent / "alerts.yaml"
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "monitoring.md").read_text()
 
 
 def test_rules_are_rules() -> None:
@@ -39,4 +42,19 @@ def test_dashboards_ask_in_promql(tmp_path: Path) -> None:
     written = tmp_path / "queries.yaml"
     written.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
     done = promtool("check", "rules", written)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_alert_is_explained() -> None:
+    explained = re.findall(r"^\| (KubeGym\w+) \|", PAGE, re.MULTILINE)
+    assert explained == [name for name, _ in alerts()]
+
+
+def test_the_page_s_configuration_is_one(tmp_path: Path) -> None:
+    (config,) = (text for text in re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.M | re.S) if "scrape_configs" in text)
+    discovery = "kubernetes_sd_configs: [{role: pod}]"  # Debian's build knows it not
+    assert discovery in config
+    (tmp_path / "prometheus.yaml").write_text(config.replace(discovery, "static_configs: [{targets: [none]}]"))
+    shutil.copy(RULES, tmp_path)
+    done = promtool("check", "config", tmp_path / "prometheus.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
