@@ -1,4 +1,4 @@
-"""What the cluster has besides KubeGym: names, NetworkPolicies that hold, metrics, and a store with conditional writes."""
+"""What the cluster has besides KubeGym: names, policies that hold, metrics, a store with conditional writes."""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from testbed.build import CannotBuild, binary, cache, exclusively, say
 from testbed.images_engine import COMMAND_SECONDS, Engine, engine
 
-ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 ROLES = ("model", "agent", "resources", "operator")
 SERVICES = {  # images that hold one program of testbed.build
     "s3": "versitygw",
@@ -70,6 +71,32 @@ def project_images() -> dict[str, str]:
                 old = [image for image in used.references(f"{PREFIX}{role}:dev-") if image != reference]
                 used.remove(old)
     return references
+
+
+def vllm_image() -> str:
+    """Reference of an image of the real vLLM for CPUs, built first if need be.
+
+    Raises:
+        CannotBuild: the torch wheel that it needs is not in ``KUBEGYM_TORCH_WHEEL`` (default: ``../shared/wheels``).
+    """
+    given = Path(os.environ.get("KUBEGYM_TORCH_WHEEL") or ROOT.parent / "shared" / "wheels")
+    wheels = given.parent if given.is_file() else given
+    if not list(wheels.glob("torch-2.13.0+cpu-cp311-*.whl")):
+        raise CannotBuild(f"vLLM for CPUs needs the wheel torch-2.13.0+cpu for Python 3.11; none in {wheels}")
+    used, recipe = engine(), HERE / "vllm"
+    key = hashlib.sha256(base_key().encode())
+    for file in (*sorted(recipe.iterdir()), ROOT / "Dockerfile.model"):
+        key.update(file.read_bytes())
+    reference = f"{PREFIX}vllm:cpu-{key.hexdigest()[:12]}"
+    with exclusively(_lock("vllm")):
+        if not used.has(reference):
+            cpu = f"{PREFIX}vllm-cpu:0.32.0"
+            base = {"BASE": base_image(used)}
+            used.build(cpu, recipe, recipe / "Dockerfile", arguments=base, volumes={wheels.resolve(): "/torch"})
+            recipe = ROOT / "Dockerfile.model"
+            used.build(reference, ROOT, recipe, target="vllm", arguments={"VLLM_BASE": cpu})
+            used.remove([image for image in used.references(f"{PREFIX}vllm:") if image != reference])
+    return reference
 
 
 def service_image(name: str) -> str:
@@ -171,10 +198,13 @@ def _lock(name: str) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m testbed.images", description="Build the images of the test bed.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"project (default), {', '.join(SERVICES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"project (default), {', '.join(SERVICES)}, vllm")
     try:
         for name in parser.parse_args().names or ["project"]:
-            references = project_images().values() if name == "project" else [service_image(name)]
+            if name == "project":
+                references = list(project_images().values())
+            else:
+                references = [vllm_image() if name == "vllm" else service_image(name)]
             print(*references, sep="\n", flush=True)
     except CannotBuild as error:
         say(str(error))
