@@ -99,7 +99,7 @@ DEFINITIONS: Final = (
             Column("Reward", ".status.rewardMean", description="Mean reward of the scored rollouts."),
             Column("Shards", ".status.shards.committed", "integer", wide=True, description="Shards that are done."),
             Column("Rate", ".status.throughput", wide=True, description="Rollouts a second."),
-            Column("Ends", ".status.estimatedCompletionTime", "date", wide=True, description="Estimated end."),
+            Column("Ends", ".status.estimatedCompletionTime", wide=True, description="Estimated end."),
             Column("Output", ".spec.output.uri", wide=True, description="Where results go."),
             _condition("Message", "Progressing", "message", wide=True, description="The state in words."),
             _AGE,

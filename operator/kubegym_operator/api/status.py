@@ -99,9 +99,9 @@ class EndpointsStatus(SpecModel):
 class PartStatus(SpecModel):
     """Pods of one part."""
 
-    replicas: NonNegativeInt = 0
+    replicas: NonNegativeInt | None = None
     """Pods that are wanted."""
-    ready_replicas: NonNegativeInt = 0
+    ready_replicas: NonNegativeInt | None = None
     """Pods that are ready."""
 
 
@@ -143,33 +143,33 @@ class FrozenEnvironmentStatus(SpecModel):
 class ShardsStatus(SpecModel):
     """Shards by state."""
 
-    total: Count = 0
+    total: Count | None = None
     """Shards of the plan."""
-    committed: Count = 0
+    committed: Count | None = None
     """Shards whose rollouts all have a result."""
-    active: Count = 0
+    active: Count | None = None
     """Shards that workers hold now."""
 
 
 class RolloutsStatus(SpecModel):
     """Rollouts by outcome."""
 
-    expected: Count = 0
+    expected: Count | None = None
     """Rollouts of the plan."""
-    scored: Count = 0
+    scored: Count | None = None
     """Rollouts to which a verifier gave a reward."""
-    unscored: Count = 0
+    unscored: Count | None = None
     """Rollouts that were left without a reward on purpose."""
-    failed: Count = 0
+    failed: Count | None = None
     """Rollouts that broke, after all their attempts."""
 
 
 class TokensStatus(SpecModel):
     """Tokens of all models, over all rollouts."""
 
-    input: Count = 0
+    input: Count | None = None
     """Tokens read."""
-    output: Count = 0
+    output: Count | None = None
     """Tokens written."""
 
 

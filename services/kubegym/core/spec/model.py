@@ -202,8 +202,8 @@ class ModelServerSpec(SpecModel):
     served_model_name: LongText | None = None
     """Name that requests use for the model. Left out, the name of the ModelServer."""
     replicas: Replicas | None = None
-    """Number of replicas. Left out, 1 at creation, after that whatever `/scale` or `autoscaling` says. `kubectl scale`
-    and HorizontalPodAutoscalers write it.
+    """Number of replicas. `kubectl scale` and autoscalers write it; leave it out where they do. Left out everywhere, 1
+    at creation, then what `autoscaling` says. A HorizontalPodAutoscaler needs it written once.
     """
     parallelism: ModelParallelism = Field(default_factory=ModelParallelism)
     """How one replica is spread over accelerators and nodes."""
