@@ -119,6 +119,9 @@ class ObjectsCollector(Collector):
             count = 0
             shards = GaugeMetricFamily("kubegym_rolloutjob_shards", "Shards of a run", labels=[*names, "state"])
             rollouts = GaugeMetricFamily("kubegym_rolloutjob_rollouts", "Rollouts of a run", labels=[*names, "outcome"])
+            rewards = GaugeMetricFamily(
+                "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
+            )
             for obj in self._objects(kind):
                 count += 1
                 where = [obj["metadata"]["namespace"], obj["metadata"]["name"]]
@@ -127,11 +130,14 @@ class ObjectsCollector(Collector):
                     conditions.add_metric([*where, one["type"]], float(one["status"] == "True"))
                 _add(shards, where, status.get("shards"))
                 _add(rollouts, where, status.get("rollouts"))
+                if status.get("rewardMean") is not None:
+                    rewards.add_metric(where, float(status["rewardMean"]))
             yield GaugeMetricFamily(f"kubegym_{prefix}s", f"How many objects of kind {kind} there are", count)
             yield conditions
             if kind == "RolloutJob":
                 yield shards
                 yield rollouts
+                yield rewards
 
 
 def _add(family: GaugeMetricFamily, where: list[str], counts: Any) -> None:

@@ -4,20 +4,23 @@
 - apiGroups: [kubegym.dev]
   resources: [gymenvironments, rolloutjobs, modelservers]
   verbs: [get, list, watch, patch]
-- apiGroups: [kubegym.dev] # an environment's ModelServers; a job whose time to live is over
-  resources: [modelservers, rolloutjobs]
+- apiGroups: [kubegym.dev] # an environment's
+  resources: [modelservers]
   verbs: [create, delete]
+- apiGroups: [kubegym.dev] # when its time to live is over
+  resources: [rolloutjobs]
+  verbs: [delete]
 - apiGroups: [kubegym.dev]
   resources: [gymenvironments/status, rolloutjobs/status, modelservers/status]
   verbs: [get, patch]
-- apiGroups: [kubegym.dev]
+- apiGroups: [kubegym.dev] # idle and waking
   resources: [modelservers/scale]
   verbs: [get, patch]
 - apiGroups: [kubegym.dev] # owner references that block deletion, where admission asks for it
   resources: [gymenvironments/finalizers, rolloutjobs/finalizers, modelservers/finalizers]
   verbs: [update]
 - apiGroups: [""]
-  resources: [services, configmaps, serviceaccounts, persistentvolumeclaims]
+  resources: [services, configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
@@ -46,13 +49,10 @@
 - apiGroups: [leaderworkerset.x-k8s.io]
   resources: [leaderworkersets/scale]
   verbs: [get, patch]
-- apiGroups: [kueue.x-k8s.io] # why a job or a model waits for quota
-  resources: [workloads, localqueues]
-  verbs: [get, list, watch]
-- apiGroups: [""] # what quota and admission said
+- apiGroups: [kueue.x-k8s.io] # whether the queue of a job or a model exists
+  resources: [localqueues]
+  verbs: [get]
+- apiGroups: [events.k8s.io] # its own, and what quota and admission said of a Job
   resources: [events]
-  verbs: [list]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 {{- end }}

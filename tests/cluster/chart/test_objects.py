@@ -75,7 +75,6 @@ CHILDREN = (
     "core/services",
     "core/configmaps",
     "core/serviceaccounts",
-    "core/persistentvolumeclaims",
     "apps/deployments",
     "batch/jobs",
     "networking.k8s.io/networkpolicies",
@@ -96,8 +95,8 @@ NEEDED = {
         for verb in ("get", "patch")
     ),
     ("create", "core/secrets"),
-    ("create", "events.k8s.io/events"),
-    ("patch", "events.k8s.io/events"),
+    *((verb, "events.k8s.io/events") for verb in ("list", "create", "patch")),
+    ("get", "kueue.x-k8s.io/localqueues"),
 }
 REFUSED = {
     *((verb, "core/secrets") for verb in ("get", "list", "watch", "update", "patch", "delete", "deletecollection")),

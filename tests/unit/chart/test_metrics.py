@@ -18,6 +18,7 @@ from kubegym.model.metrics import ModelServerMetrics
 from kubegym.model.simulated.metrics import EngineMetrics
 from kubegym.resources.server_metrics import ResourcesServerMetrics
 from kubegym.rollout.metrics import WorkerMetrics
+from kubegym_operator.metrics import ObjectsCollector, OperatorMetrics, WorkQueueCollector, WorkQueueFigures
 from testbed.monitoring import alerts, dashboards, metrics_in, queries
 
 pytestmark = pytest.mark.unit
@@ -72,38 +73,19 @@ def resources() -> str:
 
 
 def operator() -> str:
-    # TODO(KUBE): replace by kubegym_operator.metrics
-    return """
-# TYPE kubegym_reconcile_total counter
-kubegym_reconcile_total{kind="",result=""} 1
-# TYPE kubegym_reconcile_duration_seconds histogram
-kubegym_reconcile_duration_seconds_bucket{kind="",le="+Inf"} 1
-kubegym_reconcile_duration_seconds_count{kind=""} 1
-# TYPE kubegym_workqueue_depth gauge
-kubegym_workqueue_depth 1
-# TYPE kubegym_workqueue_adds_total counter
-kubegym_workqueue_adds_total 1
-# TYPE kubegym_workqueue_retries_total counter
-kubegym_workqueue_retries_total 1
-# TYPE kubegym_workqueue_oldest_age_seconds gauge
-kubegym_workqueue_oldest_age_seconds 1
-# TYPE kubegym_api_requests_total counter
-kubegym_api_requests_total{verb="",kind="",code=""} 1
-# TYPE kubegym_leader gauge
-kubegym_leader 1
-# TYPE kubegym_environment_condition gauge
-kubegym_environment_condition{name="",type=""} 1
-# TYPE kubegym_rolloutjob_condition gauge
-kubegym_rolloutjob_condition{name="",type=""} 1
-# TYPE kubegym_rolloutjob_shards gauge
-kubegym_rolloutjob_shards{name="",state=""} 1
-# TYPE kubegym_rolloutjob_rollouts gauge
-kubegym_rolloutjob_rollouts{name="",outcome=""} 1
-# TYPE kubegym_rolloutjob_reward_mean gauge
-kubegym_rolloutjob_reward_mean{name=""} 1
-# TYPE kubegym_environment_ready_duration_seconds histogram
-kubegym_environment_ready_duration_seconds_bucket{le="+Inf"} 1
-"""
+    metrics = OperatorMetrics()
+    metrics.reconciled("RolloutJob", "done", 0.1)
+    metrics.requested("patch", "RolloutJob", "200")
+    status = {
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "shards": {"total": 1},
+        "rollouts": {"expected": 1},
+        "rewardMean": "0.93",
+    }
+    job = {"metadata": {"namespace": "team", "name": "night"}, "status": status}
+    metrics.registry.register(WorkQueueCollector(lambda: WorkQueueFigures(0, 0, 0, 0, 0.0)))
+    metrics.registry.register(ObjectsCollector(lambda kind: [job]))
+    return generate_latest(metrics.registry).decode()
 
 
 async def page(app: App, path: str, body: bytes = b"") -> str:
