@@ -168,6 +168,8 @@ def error_from(status: int, body: bytes, retry_after: str | None = None) -> Kube
         return TooManyRequests(message, retry_after=_seconds(str(seconds)), status=status)
     if answer.get("reason") == "AlreadyExists":
         return AlreadyExists(message, status=status)
+    if status == 500 and "failed to create typed patch object" in message:
+        return Invalid(message, status=status, causes=causes)  # an apply that the schema does not know; said as 500
     kind = _BY_STATUS.get(status, Unavailable if status >= 500 else Invalid)
     return kind(message, status=status, causes=causes)
 

@@ -82,7 +82,7 @@ class Cache:
         owner_uid: str | None = None,
         labels: Labels | None = None,
     ) -> list[Object]:
-        """The objects of a kind that meet all of the conditions, by name.
+        """The objects of a kind that meet all of the conditions, by namespace and name.
 
         Args:
             kind: their kind.
