@@ -31,7 +31,7 @@ def job(name: str, annotations: dict[str, str], **spec: object) -> Object:
 
 
 def condition(obj: Object, kind: str) -> Object:
-    return next((found for found in obj["status"].get("conditions", []) if found["type"] == kind), {})
+    return next((found for found in obj.get("status", {}).get("conditions", []) if found["type"] == kind), {})
 
 
 def test_job_completes(cluster: Cluster, namespace: str) -> None:

@@ -14,16 +14,14 @@ import yaml
 
 from testbed.build import binary, cache, module_folder
 from testbed.components import KUEUE
-from testbed.k8s.api import APPLY, Api
+from testbed.k8s.api import APPLY, Api, Refused
 from testbed.k8s.pki import Authority
 from testbed.k8s.process import Program, free_ports, until
 
 _API = "kueue.x-k8s.io/v1beta2"
 _NAMESPACE = "kueue-system"
-# Of what Kueue ships; the rest puts it into a pod.
-_KEPT = {
-    "ClusterRole",
-    "ConfigMap",
+# Of what Kueue ships; the rest puts it into a pod, and says who may do what.
+_APPLIED = {
     "CustomResourceDefinition",
     "MutatingWebhookConfiguration",
     "Namespace",
@@ -52,10 +50,12 @@ def start_kueue(folder: Path, kubeconfig: Path, authority: Authority, api: Api) 
     (folder / "configuration.json").write_text(json.dumps(configuration))
     trusted = base64.b64encode(authority.pair.certificate).decode()
     for manifest in manifests:
-        if manifest["kind"] != "ConfigMap":
+        if manifest["kind"] in _APPLIED:
             _lead_to_host(manifest, webhooks, trusted)
             path = api.path(manifest["apiVersion"], manifest["kind"], None, manifest["metadata"]["name"])
             api.request("PATCH", path, manifest, content_type=APPLY, query={"fieldManager": "testbed", "force": "true"})
+    plurals = {found["spec"]["names"]["plural"] for found in manifests if found["kind"] == "CustomResourceDefinition"}
+    until(lambda: _served(api, plurals), "Kueue's kinds are served")
     running = Program(
         "kueue",
         [
@@ -119,7 +119,7 @@ def _manifests() -> list[dict[str, Any]]:
         )
         documents = yaml.load_all(done.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         partial = rendered.with_suffix(".partial")
-        partial.write_text(json.dumps([document for document in documents if document["kind"] in _KEPT]))
+        partial.write_text(json.dumps(list(documents)))
         partial.rename(rendered)
     manifests: list[dict[str, Any]] = json.loads(rendered.read_text())
     return manifests
@@ -148,6 +148,13 @@ def _lead_to_host(manifest: dict[str, Any], port: int, trusted: str) -> None:
         service = client.pop("service")
         client["url"] = f"https://127.0.0.1:{port}{service['path']}"
         client["caBundle"] = trusted
+
+
+def _served(api: Api, plurals: set[str]) -> bool:
+    try:
+        return plurals <= {resource["name"] for resource in api.request("GET", f"/apis/{_API}")["resources"]}
+    except Refused:
+        return False
 
 
 def _ready(port: int) -> bool:
