@@ -74,7 +74,7 @@ def resources() -> str:
 
 def operator() -> str:
     metrics = OperatorMetrics()
-    metrics.reconciled("RolloutJob", "done", 0.1)
+    metrics.reconciled("RolloutJob", "ok", 0.1)
     metrics.requested("patch", "RolloutJob", "200")
     status = {
         "conditions": [{"type": "Ready", "status": "True"}],

@@ -1,0 +1,62 @@
+"""The real operator with the settings and the rights that the chart gives it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.helm import CHART, NAMESPACE, RELEASE, Helm
+from testbed.k8s.cluster import Cluster
+from testbed.k8s.process import until
+from testbed.released import Released, released
+
+ROOT = CHART.parents[1]
+EVERYTHING: dict[str, Any] = {  # every value that reaches the operator
+    "images": {"registry": "registry.example.org", "pullPolicy": "Always", "pullSecrets": ["mirror"]},
+    "operator": {"logLevel": "debug", "settings": {"RESYNC_SECONDS": "120"}},
+    "pods": {"proxy": {"httpsProxy": "http://proxy.example.org:3128"}, "caConfigMap": "corporate-ca"},
+    "network": {
+        "dns": {"cidrs": ["169.254.20.10/32"], "ports": [5353]},
+        "podCidrs": ["10.0.0.0/16"],
+        "serviceCidrs": ["10.96.0.0/12"],
+        "identityEgress": [{"to": [{"ipBlock": {"cidr": "169.254.170.23/32"}}], "ports": [{"port": 80}]}],
+    },
+    "monitoring": {"scrapers": [{"namespaceLabels": {"kubernetes.io/metadata.name": "monitoring"}}]},
+}
+
+
+def refused(operator: Released) -> list[str]:
+    """What the API server did not let it do."""
+    counted = re.findall(r'kubegym_api_requests_total\{code="403".*', operator.read("/metrics"))
+    return counted + [line for line in operator.log.splitlines() if "orbidden" in line or " 403" in line]
+
+
+@pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["team-a", "team-b"]}], ids=["everywhere", "namespaced"])
+def test_it_works_with_what_the_chart_gives_it(
+    installer: Helm, chart_cluster: Cluster, tmp_path: Path, values: dict[str, Any]
+) -> None:
+    installer.run("install", RELEASE, CHART, f"--namespace={NAMESPACE}", values={**EVERYTHING, **values})
+    with released(chart_cluster, "kubegym-operator", tmp_path) as operator:
+        assert "kubegym_build_info" in operator.read("/metrics")  # what `helm test` looks for
+
+        chart_cluster.apply((ROOT / "environments" / "arithmetic" / "environment.yaml").read_text(), "team-a")
+        until(
+            lambda: len(chart_cluster.api.list("apps/v1", "Deployment", "team-a")) > 0,
+            "the environment's model is deployed",
+            programs=[operator.program],
+        )
+        (deployment,) = chart_cluster.api.list("apps/v1", "Deployment", "team-a")
+        containers = deployment["spec"]["template"]["spec"]["containers"]
+        assert {container["image"] for container in containers} == {"registry.example.org/kubegym-model:0.1.0"}
+        assert deployment["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "mirror"}]
+
+        chart_cluster.kubectl("delete", "rj,genv", "--all", "--timeout=60s", namespace="team-a")
+        until(
+            lambda: chart_cluster.api.list("apps/v1", "Deployment", "team-a") == [],
+            "the environment's children are gone",
+            programs=[operator.program],
+        )
+        assert refused(operator) == []
