@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +178,12 @@ async def pods_end(processes: list[asyncio.subprocess.Process]) -> AsyncIterator
             if process.returncode is None:
                 kill(process)
                 await process.communicate()
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Wait for something in another process, which tells nobody when it happens; the test bounds the wait."""
+    while not await condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
 
 
 @contextmanager
