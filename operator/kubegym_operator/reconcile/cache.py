@@ -20,6 +20,9 @@ from kubegym_operator.reconcile.watched import WATCHED
 Index = Callable[[Object], Iterable[Hashable]]
 """The values under which an object is to be found."""
 
+BROKEN = (KeyError, TypeError, AttributeError, ValueError)
+"""What reading an object raises that breaks the models, as an older CRD may have admitted it."""
+
 _GRAVES = 20_000
 """How many identities of deleted objects are remembered; a late list must not bring them back."""
 
@@ -128,7 +131,7 @@ class Cache:
         if known is not None:
             self._forget(key, known)
         small = trimmed(obj)
-        indexed = tuple((name, value) for name, index in self._indices.items() for value in index(small))
+        indexed = tuple((name, value) for name, index in self._indices.items() for value in _values(index, small))
         self._entries[key] = _Entry(version, uid, orjson.dumps(small), indexed)
         self._places[key.kind][key.namespace].add(key)
         for place in indexed:
@@ -179,6 +182,13 @@ class Cache:
         sets: list[set[ObjectKey]] = [self._found.get(place, set()) for place in places]
         keys = set.intersection(*sets)
         return {key for key in keys if key.kind == kind and namespace in (None, key.namespace)}
+
+
+def _values(index: Index, obj: Object) -> tuple[Hashable, ...]:
+    try:
+        return tuple(index(obj))
+    except BROKEN:  # it refers to nothing; its own reconciliation says what is wrong with it
+        return ()
 
 
 def _owner_uids(obj: Object) -> Iterable[Hashable]:

@@ -52,7 +52,7 @@ def dependants(cache: Cache, obj: Object) -> set[Key]:
     """The keys that an event about an object makes due."""
     kind = Kind(obj["apiVersion"], obj["kind"])
     metadata = obj["metadata"]
-    due = _owners(obj)
+    due = owners(obj)
     if kind not in OWN:
         return due
     namespace, name = metadata["namespace"], metadata["name"]
@@ -105,7 +105,7 @@ def users_of_server(cache: Cache, server: Object) -> tuple[list[Object], dict[Se
     return jobs, by_place
 
 
-def _owners(obj: Object) -> set[Key]:
+def owners(obj: Object) -> set[Key]:
     """Our objects that an object belongs to: by its controller, or for a pod of a ReplicaSet or Job by its label."""
     metadata = obj["metadata"]
     namespace = metadata.get("namespace") or ""
