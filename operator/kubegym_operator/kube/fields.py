@@ -98,8 +98,8 @@ def set_at(obj: dict[str, Any], path: Path, value: Any) -> None:
     for position, step in enumerate(path[:-1]):
         inner = _step(place, step)
         if inner is None:
-            inner = [] if isinstance(path[position + 1], Item) else {}
-            _put(place, step, inner)
+            _put(place, step, [] if isinstance(path[position + 1], Item) else {})
+            inner = _step(place, step)
         place = inner
     _put(place, path[-1], value)
 
