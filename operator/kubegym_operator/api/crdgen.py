@@ -20,7 +20,7 @@ from kubegym_operator.api import GROUP, VERSION, GymEnvironment, ModelServer, Ro
 from kubegym_operator.api.reference import reference_page
 from kubegym_operator.api.rules import NAME_RULES
 from kubegym_operator.api.schema import Schema, defaults_of, structural_schema
-from kubegym_operator.api.status import GymEnvironmentStatus, ModelServerStatus, RolloutJobStatus
+from kubegym_operator.api.status import UNSEEN, GymEnvironmentStatus, ModelServerStatus, RolloutJobStatus
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 """The repository; the generator is for developers and does not run from an installed package."""
@@ -177,7 +177,7 @@ def _root_schema(kind: Definition) -> Schema:
             "kind": {"type": "string", "description": f"Always {kind.model.__name__}."},
             "metadata": {"type": "object"},
             "spec": spec,
-            "status": {"description": _docstring(kind.status), **structural_schema(kind.status)},
+            "status": {"description": _docstring(kind.status), **structural_schema(kind.status), "default": UNSEEN},
         },
         **({"required": ["spec"]} if spec_field.is_required() else {}),
         "x-kubernetes-validations": [rule.to_schema() for rule in NAME_RULES],

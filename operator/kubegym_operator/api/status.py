@@ -14,6 +14,9 @@ from kubegym.core.spec.common import DnsLabel, LongText, NonNegativeInt, SpecMod
 from kubegym.core.spec.model import Role
 from kubegym_operator.api.conditions import MAX_MESSAGE
 
+UNSEEN: Final[dict[str, int]] = {"observedGeneration": -1}
+"""The status of an object that no operator saw yet. Without one kstatus takes a new object for a healthy one."""
+
 Count = Annotated[int, Field(ge=0, le=9_223_372_036_854_775_807)]
 Time = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 """RFC 3339, such as ``2026-11-28T09:00:00Z``."""
@@ -45,8 +48,8 @@ class ConditionStatus(SpecModel):
 class ObjectStatus(SpecModel):
     """What all three kinds report."""
 
-    observed_generation: Count | None = None
-    """The `metadata.generation` that this status is about; an older one is out of date."""
+    observed_generation: Annotated[int, Field(ge=-1, le=9_223_372_036_854_775_807)] | None = None
+    """The `metadata.generation` that this status is about; an older one is out of date. -1: no operator saw it yet."""
     conditions: Annotated[tuple[ConditionStatus, ...], Field(strict=False, max_length=32)] = ()
     """What holds, each type once."""
 
