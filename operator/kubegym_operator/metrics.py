@@ -122,6 +122,9 @@ class ObjectsCollector(Collector):
             rewards = GaugeMetricFamily(
                 "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
             )
+            reward = GaugeMetricFamily(
+                "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
+            )
             for obj in self._objects(kind):
                 count += 1
                 where = [obj["metadata"]["namespace"], obj["metadata"]["name"]]
@@ -130,6 +133,8 @@ class ObjectsCollector(Collector):
                     conditions.add_metric([*where, one["type"]], float(one["status"] == "True"))
                 _add(shards, where, status.get("shards"))
                 _add(rollouts, where, status.get("rollouts"))
+                if (mean := status.get("rewardMean")) is not None:
+                    reward.add_metric(where, float(mean))
                 if status.get("rewardMean") is not None:
                     rewards.add_metric(where, float(status["rewardMean"]))
             yield GaugeMetricFamily(f"kubegym_{prefix}s", f"How many objects of kind {kind} there are", count)
@@ -137,6 +142,7 @@ class ObjectsCollector(Collector):
             if kind == "RolloutJob":
                 yield shards
                 yield rollouts
+                yield reward
                 yield rewards
 
 
