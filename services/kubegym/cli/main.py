@@ -31,6 +31,7 @@ app.command("validate")(validate.validate)
 app.command("retry")(running.retry)
 app.command("worker")(pods.worker)
 app.command("finalise")(pods.finalise)
+app.command("fetch")(pods.fetch)
 
 app.add_typer(serve.serve)
 

@@ -94,3 +94,29 @@ def finalise(
         return asyncio.run(until_signal(run_finaliser(run, PodSettings())))
 
     raise typer.Exit(guarded(work))
+
+
+def fetch(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="hf://ORGANISATION/NAME, s3:// or gs://.")],
+    into: Annotated[Path, typer.Option("--into", metavar="FOLDER", help="Where the weights shall be.")],
+    revision: Annotated[str | None, typer.Option(metavar="REVISION", help="Of hf://: a commit.")] = None,
+    credentials: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="A mounted Secret. Default: the environment's.")
+    ] = None,
+    log_level: LogLevelOption = LogLevel.info,
+    log_format: LogFormatOption = LogFormat.json,
+) -> None:
+    """Fetch and verify a model's weights, unless they are there. Runs in a ModelServer's fetch Job."""
+
+    def work() -> int:
+        import asyncio
+
+        from kubegym.cli import logs
+        from kubegym.pods.settings import PodSettings
+        from kubegym.pods.signals import until_signal
+        from kubegym.pods.weights import run_fetch
+
+        logs.configure(log_level.value, "json" if log_format is LogFormat.json else "text")
+        return asyncio.run(until_signal(run_fetch(uri, into, revision, credentials, PodSettings())))
+
+    raise typer.Exit(guarded(work))
