@@ -27,6 +27,23 @@ EVERYTHING: dict[str, Any] = {  # every value that reaches the operator
     "monitoring": {"scrapers": [{"namespaceLabels": {"kubernetes.io/metadata.name": "monitoring"}}]},
 }
 
+SERVED = {
+    "apiVersion": "kubegym.dev/v1alpha1",
+    "kind": "GymEnvironment",
+    "metadata": {"name": "served", "namespace": "team-a"},
+    "spec": {
+        "models": {"policy": {"server": {"engine": "simulated", "replicas": 2}}},
+        "resources": {"image": "registry.example.org/served:1"},
+    },
+}
+
+
+def replicas(cluster: Cluster) -> dict[str, int]:
+    """Of every Deployment of the environment ``served``."""
+    found = cluster.api.list("apps/v1", "Deployment", "team-a", "kubegym.dev/modelserver-name=served-policy")
+    found += cluster.api.list("apps/v1", "Deployment", "team-a", "kubegym.dev/gymenvironment-name=served")
+    return {one["metadata"]["name"]: one["spec"]["replicas"] for one in found}
+
 
 def refused(operator: Released) -> list[str]:
     """What the API server did not let it do."""
@@ -43,20 +60,23 @@ def test_it_works_with_what_the_chart_gives_it(
         assert "kubegym_build_info" in operator.read("/metrics")  # what `helm test` looks for
 
         chart_cluster.apply((ROOT / "environments" / "arithmetic" / "environment.yaml").read_text(), "team-a")
-        until(
-            lambda: len(chart_cluster.api.list("apps/v1", "Deployment", "team-a")) > 0,
-            "the environment's model is deployed",
-            programs=[operator.program],
-        )
-        (deployment,) = chart_cluster.api.list("apps/v1", "Deployment", "team-a")
-        containers = deployment["spec"]["template"]["spec"]["containers"]
-        assert {container["image"] for container in containers} == {"registry.example.org/kubegym-model:0.1.0"}
-        assert deployment["spec"]["template"]["spec"]["imagePullSecrets"] == [{"name": "mirror"}]
+        chart_cluster.apply(SERVED)
+        parts = {"served-policy": 2, "served-agent": 1, "served-resources": 1}
+        until(lambda: replicas(chart_cluster) == parts, "every part is deployed", programs=[operator.program])
+        deployment = chart_cluster.api.get("apps/v1", "Deployment", "served-policy", "team-a")
+        assert deployment is not None
+        pod = deployment["spec"]["template"]["spec"]
+        assert {one["image"] for one in pod["containers"]} == {"registry.example.org/kubegym-model:0.1.0"}
+        assert pod["imagePullSecrets"] == [{"name": "mirror"}]
+
+        rest = {"spec": {"suspend": True}}
+        chart_cluster.api.patch("kubegym.dev/v1alpha1", "GymEnvironment", "served", rest, "team-a")
+        until(lambda: set(replicas(chart_cluster).values()) == {0}, "all parts rest", programs=[operator.program])
 
         chart_cluster.kubectl("delete", "rj,genv", "--all", "--timeout=60s", namespace="team-a")
         until(
             lambda: chart_cluster.api.list("apps/v1", "Deployment", "team-a") == [],
-            "the environment's children are gone",
+            "the environments' children are gone",
             programs=[operator.program],
         )
         assert refused(operator) == []
