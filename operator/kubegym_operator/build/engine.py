@@ -91,22 +91,6 @@ def grace_seconds(server: ModelServer) -> int:
     return ENDPOINT_SECONDS + _shutdown_seconds(server) + 15
 
 
-def accelerators(server: ModelServer) -> int:
-    """How many accelerators one pod takes.
-
-    Raises:
-        BuildError: they cannot be spread evenly.
-    """
-    shape = server.spec.parallelism
-    whole = shape.tensor * shape.pipeline
-    if whole % shape.nodes:
-        message = (
-            f"tensor {shape.tensor} x pipeline {shape.pipeline} accelerators do not spread over {shape.nodes} nodes"
-        )
-        raise BuildError("spec.parallelism", message)
-    return whole // shape.nodes
-
-
 def accelerator(server: ModelServer) -> Accelerator | None:
     """What the engine computes on: where the spec is silent, GPUs for vLLM, and the node's CPUs for the others."""
     if server.spec.accelerator is None and server.spec.engine == "vllm":
@@ -115,18 +99,14 @@ def accelerator(server: ModelServer) -> Accelerator | None:
 
 
 def accelerator_resources(server: ModelServer) -> dict[str, Any]:
-    """The engine container's share of a node: a device plugin's resource, or resource claims.
-
-    Raises:
-        BuildError: see ``accelerators``.
-    """
-    count, wanted = accelerators(server), accelerator(server)
+    """The engine container's share of a node: a device plugin's resource, or resource claims."""
+    wanted, shape = accelerator(server), server.spec.parallelism
     if wanted is None:
         return {}
     if wanted.resource_claims is not None:
         return {"resources": {"claims": [{"name": claim.name} for claim in wanted.resource_claims]}}
     # A request equals its limit for such resources, and is implied by it.
-    return {"resources": {"limits": {wanted.resource_name: str(count)}}}
+    return {"resources": {"limits": {wanted.resource_name: str(shape.tensor * shape.pipeline // shape.nodes)}}}
 
 
 def scheduling(server: ModelServer) -> dict[str, Any]:

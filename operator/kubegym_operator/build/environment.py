@@ -23,6 +23,7 @@ from kubegym_operator.build.served import (
     environment_manifest,
     manifest_text,
     served_manifest,
+    without,
 )
 
 
@@ -121,6 +122,6 @@ def _spec_digest(environment: GymEnvironment, served: Mapping[str, Any], config_
     """Of all that the objects are rendered from, but when and how much of it runs."""
     spec = {key: value for key, value in environment_manifest(environment)["spec"].items() if key not in PACE}
     for part in ("resources", "agent"):
-        if part in spec:
-            spec[part] = {key: value for key, value in spec[part].items() if key not in PART_PACE - {"compute"}}
+        if kept := without(spec.pop(part, {}), PART_PACE - {"compute"}):
+            spec[part] = kept
     return content_digest("GymEnvironment", spec, served, dict(config_digests))

@@ -15,7 +15,7 @@ from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.endpoints import EntryEndpoints
 from kubegym_operator.build.errors import BuildError, WorkerImageConflict
 from kubegym_operator.build.labels import Component, content_digest
-from kubegym_operator.build.served import PACE, PART_PACE, environment_manifest
+from kubegym_operator.build.served import PACE, PART_PACE, environment_manifest, without
 
 FILE: Final = "run.json"
 FOLDER: Final = "/etc/kubegym/run"
@@ -141,8 +141,8 @@ def _environment_digest(environment: GymEnvironment, endpoints: EntryEndpoints) 
     spec = {key: value for key, value in environment_manifest(environment)["spec"].items() if key not in PACE}
     spec.pop("models", None)  # which models: by their identity, below; how many and where is pace
     for part in ("resources", "agent"):
-        if part in spec:
-            spec[part] = {key: value for key, value in spec[part].items() if key not in PART_PACE}
+        if kept := without(spec.pop(part, {}), PART_PACE):
+            spec[part] = kept
     models = {role: dict(endpoint.identity) for role, endpoint in endpoints.models.items()}
     return content_digest(environment.name, environment.metadata.labels.get(VERSION_LABEL), spec, models)
 

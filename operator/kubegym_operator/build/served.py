@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from kubegym.core.spec import API_VERSION, GymEnvironment
@@ -41,11 +41,17 @@ def served_manifest(environment: GymEnvironment, endpoints: Mapping[str, ModelEn
     manifest = environment_manifest(environment)
     spec = {key: value for key, value in manifest["spec"].items() if key not in PACE | {"network"}}
     for part in ("resources", "agent"):
-        if part in spec:
-            spec[part] = {key: value for key, value in spec[part].items() if key not in PART_PACE | _PODS_ONLY}
+        kept = without(spec.pop(part, {}), PART_PACE | _PODS_ONLY)
+        if kept:  # a part of which only the pace is said is a part of which nothing is said
+            spec[part] = kept
     if endpoints:
         spec["models"] = {role: {"endpoint": _endpoint(endpoint)} for role, endpoint in sorted(endpoints.items())}
     return {**manifest, "spec": spec}
+
+
+def without(fields: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The fields but those of these names."""
+    return {key: value for key, value in fields.items() if key not in names}
 
 
 def manifest_text(manifest: Mapping[str, Any]) -> str:
