@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -61,12 +62,13 @@ def frozen_run(
         more = {key: value for key, value in entry.items() if key not in ("manifest", "endpoints")}
         reference = {"name": entry["manifest"]["metadata"]["name"]}
         environments.append({"name": name, "environmentRef": reference, "dataset": {"bundled": {}}, **more})
+    collected = json.dumps([environments, {name: spec[name] for name in sorted(spec) if name != "parallelism"}])
     return {
         "schema": 1,
         "name": "job",
         "namespace": "default",
         "uid": uid,
-        "digest": "digest-1",
+        "digest": hashlib.sha256(collected.encode()).hexdigest(),
         "spec": {"environments": environments, "output": output, **spec},
         "environments": {
             name: {"manifest": entry["manifest"], "endpoints": entry["endpoints"]} for name, entry in entries.items()

@@ -22,15 +22,20 @@ from kubegym.rollout import Draft
 _STORES = frozenset({"s3", "gs", "az"})
 
 
-def run_spec(run: FrozenRun, settings: PodSettings) -> RunSpec:
+def run_spec(run: FrozenRun, settings: PodSettings, *, rows: bool = True) -> RunSpec:
     """The run for the engine.
+
+    Args:
+        run: as it was frozen.
+        settings: of the pod.
+        rows: whether rows are read; otherwise they need not be mounted.
 
     Raises:
         InvalidSpec: something that should be mounted is not there.
     """
     job = run.job
     output = job.spec.output
-    entries = [_entry(run, item, settings) for item in job.spec.environments]
+    entries = [_entry(run, item, settings, rows) for item in job.spec.environments]
     return replace(
         spec_of_job(job, entries, honour_output=True),
         tasks_per_shard=job.spec.sharding.tasks_per_shard,  # shared with others, unlike on one machine
@@ -51,14 +56,14 @@ def run_draft(run: FrozenRun, spec: RunSpec, episodes: LocalEpisodes, tasks: Run
     return replace(draft, environments=environments, extra={**(draft.extra or {}), "job": job})
 
 
-def _entry(run: FrozenRun, item: EnvironmentEntry, settings: PodSettings) -> Entry:
+def _entry(run: FrozenRun, item: EnvironmentEntry, settings: PodSettings, rows: bool) -> Entry:
     frozen = run.entries[item.name]
     manifest = frozen.manifest
     keys = _key_files(item, frozen, settings)
     models = {role: _model(role, address, keys) for role, address in frozen.models.items()}
     if "policy" not in models:
         raise InvalidSpec(f"{item.name}: no model plays the policy: set models.policy of the environment or the entry")
-    dataset = _dataset(run.job.spec.output, item, settings)
+    dataset = _dataset(run.job.spec.output, item, settings) if rows else None
     entry = entry_of(item.name, manifest.name, manifest, run.job, item, models, dataset)
     served = manifest.spec.resources.placement != "Worker"
     return replace(

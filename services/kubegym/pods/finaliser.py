@@ -7,10 +7,14 @@ were merged already are left as they are, and the figures are the manifest's.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from kubegym.core.clock import Clock, SystemClock
 from kubegym.core.errors import KubeGymError
+from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.local.episodes import LocalEpisodes, build_episodes
 from kubegym.local.localrun import merge_run, open_output, read_summary
 from kubegym.local.runspec import RunSpec
@@ -57,39 +61,59 @@ async def run_finaliser(path: Path, settings: PodSettings) -> int:
 
 
 async def _finished(run: FrozenRun, settings: PodSettings) -> tuple[Manifest, str]:
-    spec = run_spec(run, settings)
+    spec = run_spec(run, settings, rows=False)
     assert spec.output is not None, "a job has an output"
     store = open_output(spec, spec.output)
     try:
         plan = await newest_plan(store)
         if plan is None:
             raise NotFinished(f"{store.url}: nothing has been collected yet")
-        episodes = build_episodes(spec)
-        try:
-            if (plan.extra.get("job") or {}).get("uid") != run.uid:
-                await _require_asked(run, spec, plan, store, episodes)
-            manifest = await seal(store, plan, SystemClock())
-            if run.job.spec.output.merge and await read_summary(store, manifest) is None:
+        written = plan.extra.get("job") or {}
+        if run.uid != written.get("uid") and run.digest != written.get("digest"):
+            await _require_asked(run, run_spec(run, settings), plan, store)
+        manifest = await seal(store, plan, SystemClock())
+        if run.job.spec.output.merge and await read_summary(store, manifest) is None:
+            async with _unasked(spec) as episodes:
                 await merge_run(store, manifest, episodes)
-        finally:
-            await episodes.close()
         return manifest, store.url
     finally:
         await store.close()
 
 
-async def _require_asked(
-    run: FrozenRun, spec: RunSpec, plan: Plan, store: ObjectStore, episodes: LocalEpisodes
-) -> None:
+async def _require_asked(run: FrozenRun, spec: RunSpec, plan: Plan, store: ObjectStore) -> None:
     """Raise unless a plan that another job wrote is what this one asks for: PlanConflict, NotFinished."""
-    tasks = await open_tasks(spec, episodes)
-    try:
-        draft = run_draft(run, spec, episodes, tasks)
-    finally:
-        await tasks.close()
+    async with _unasked(spec) as episodes:
+        tasks = await open_tasks(spec, episodes)
+        try:
+            draft = run_draft(run, spec, episodes, tasks)
+        finally:
+            await tasks.close()
     require_same(plan, draft.plan(plan.run_id, plan.generation, plan.segments, 0), store.url)
     if not covers(plan, draft):
         raise NotFinished(f"{store.url}: more is asked for than has been collected")
+
+
+class _Unasked:
+    """Stands for a model: here none is asked, so that none need be there, nor its key."""
+
+    model = ""
+
+    async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        raise NotImplementedError("the finaliser asks no model")
+
+    async def close(self) -> None:
+        return None
+
+
+@asynccontextmanager
+async def _unasked(spec: RunSpec) -> AsyncIterator[LocalEpisodes]:
+    """The run's environments, for what they say of rows and metrics."""
+    roles = {role for entry in spec.entries for role in entry.models}
+    episodes = build_episodes(spec, clients={role: _Unasked() for role in roles})
+    try:
+        yield episodes
+    finally:
+        await episodes.close()
 
 
 async def seal(store: ObjectStore, plan: Plan, clock: Clock) -> Manifest:
