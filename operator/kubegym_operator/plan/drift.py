@@ -32,33 +32,33 @@ def differs(desired: Object, observed: Object) -> bool:
 
 
 def _holds(desired: Any, observed: Any) -> bool:
-    """Whether ``observed`` says all that ``desired`` says."""
-    if isinstance(desired, Mapping):
-        if not isinstance(observed, Mapping):
-            return _blank(desired) and observed is None
-        return all(_holds(value, observed.get(key)) for key, value in desired.items())
-    if isinstance(desired, Sequence) and not isinstance(desired, str):
-        return _list_holds(desired, observed)
+    """Whether ``observed`` says all that ``desired`` says. Both come from JSON, so that their types are few."""
     if desired == observed:
         return True
+    if isinstance(desired, dict):
+        if not isinstance(observed, dict):
+            return not desired and observed is None
+        return all(_holds(value, observed.get(key)) for key, value in desired.items())
+    if isinstance(desired, list | tuple):
+        return _list_holds(desired, observed)
     if observed is None:
         return _blank(desired)
     return _amount(desired) is not None and _amount(desired) == _amount(observed)
 
 
 def _list_holds(desired: Sequence[Any], observed: Any) -> bool:
-    if not isinstance(observed, Sequence) or isinstance(observed, str):
+    if not isinstance(observed, list):
         return not desired and observed is None
     key = _item_key(desired)
     if key is None:  # an atomic list: arguments, rules
         return len(desired) == len(observed) and all(map(_holds, desired, observed))
-    there = {item[key]: item for item in observed if isinstance(item, Mapping) and key in item}
+    there = {item[key]: item for item in observed if isinstance(item, dict) and key in item}
     return all(item[key] in there and _holds(item, there[item[key]]) for item in desired)
 
 
 def _item_key(items: Sequence[Any]) -> str | None:
     """The field that names each item of a list, if one does."""
-    if not items or not all(isinstance(item, Mapping) for item in items):
+    if not items or not all(isinstance(item, dict) for item in items):
         return None
     for key in _ITEM_KEYS:
         values = [item.get(key) for item in items]
@@ -69,7 +69,7 @@ def _item_key(items: Sequence[Any]) -> str | None:
 
 def _blank(value: Any) -> bool:
     """Whether the API server stores it as nothing at all."""
-    return value is None or value is False or value in ("", 0) or (isinstance(value, Mapping | list) and not value)
+    return value is None or value is False or value in ("", 0) or (isinstance(value, dict | list) and not value)
 
 
 def _amount(value: Any) -> Decimal | None:

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.spec import GymEnvironment
-from kubegym_operator.api import ModelServer, ModelServerSpec, parse
+from kubegym_operator.api import ModelServer, ModelServerSpec
 from kubegym_operator.api.conditions import Condition
 from kubegym_operator.api.reasons import Reason, Type
 from kubegym_operator.build import labels, names
@@ -44,7 +44,17 @@ from kubegym_operator.plan.children import ChildActions, plan_children
 from kubegym_operator.plan.failures import Trouble, unsettled_until
 from kubegym_operator.plan.idle import Rest, resting
 from kubegym_operator.plan.modelserver import ASK_AGAIN, render_outdated, served_at, suspended
-from kubegym_operator.plan.objects import DEPLOYMENT, condition, holds, labelled, name_of, named, spec_of, status_of
+from kubegym_operator.plan.objects import (
+    DEPLOYMENT,
+    condition,
+    holds,
+    labelled,
+    name_of,
+    named,
+    spec_of,
+    status_of,
+    typed,
+)
 from kubegym_operator.plan.snapshot import EnvironmentSnapshot, Question, ServerKey
 from kubegym_operator.plan.status import kstatus, next_status
 from kubegym_operator.plan.times import rfc3339, seconds
@@ -139,7 +149,7 @@ def resolve_models(
         owner: whose inline servers are named after it.
         patient: what is missing may still come.
     """
-    typed: dict[ServerKey, ModelServer] = {}
+    known: dict[ServerKey, ModelServer] = {}
     behind: dict[str, Object] = {}
     trouble: Trouble | None = None
     for role, binding in sorted(bindings.items()):
@@ -162,13 +172,13 @@ def resolve_models(
             )
             continue
         try:
-            server = parse(found)
+            server = typed(found)
         except InvalidSpec as error:
             trouble = trouble or Trouble(Reason.INVALID_SPEC, f"model {role}: {error.message}")
             continue
         if isinstance(server, ModelServer):
-            typed[key], behind[role] = server, found
-    return Models(model_endpoints(bindings, typed, namespace=namespace, owner=owner), behind, trouble)
+            known[key], behind[role] = server, found
+    return Models(model_endpoints(bindings, known, namespace=namespace, owner=owner), behind, trouble)
 
 
 def models_serving(models: Models) -> Serving:

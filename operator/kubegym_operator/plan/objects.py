@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from kubegym_operator.api import API_VERSION
+from kubegym_operator.api import API_VERSION, GymEnvironment, ModelServer, RolloutJob, parse
 from kubegym_operator.plan.actions import KindName, Object
 
 GYM_ENVIRONMENT: Final = KindName(API_VERSION, "GymEnvironment")
@@ -18,6 +18,19 @@ POD: Final = KindName("v1", "Pod")
 CONFIG_MAP: Final = KindName("v1", "ConfigMap")
 
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+
+
+_METADATA: Final = ("name", "namespace", "labels", "annotations", "uid", "generation")
+
+
+def typed(raw: Object) -> GymEnvironment | RolloutJob | ModelServer:
+    """The typed object, with of the metadata only what decisions use: others' fields are no error of the user's.
+
+    Raises:
+        InvalidSpec: the object breaks a rule of the models.
+    """
+    metadata = raw.get("metadata") or {}
+    return parse({**raw, "metadata": {name: metadata[name] for name in _METADATA if metadata.get(name) is not None}})
 
 
 def name_of(obj: Object) -> str:

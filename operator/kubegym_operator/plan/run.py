@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.spec import models_for
 from kubegym.core.spec.rolloutjob import EnvironmentEntry
-from kubegym_operator.api import GymEnvironment, parse
+from kubegym_operator.api import GymEnvironment
 from kubegym_operator.api.reasons import Reason, Type
 from kubegym_operator.build import names
 from kubegym_operator.build.context import BuildContext
@@ -24,7 +24,7 @@ from kubegym_operator.plan.environment import (
 )
 from kubegym_operator.plan.failures import Trouble
 from kubegym_operator.plan.modelserver import served_at
-from kubegym_operator.plan.objects import condition, holds
+from kubegym_operator.plan.objects import condition, holds, typed
 from kubegym_operator.plan.snapshot import RolloutJobSnapshot
 from kubegym_operator.plan.times import seconds
 from kubegym_operator.plan.workload import Serving
@@ -89,7 +89,7 @@ def _resolve(snapshot: RolloutJobSnapshot, entry: EnvironmentEntry) -> _Entry:
         trouble = Trouble(Reason.ENVIRONMENT_NOT_FOUND, message, waits=patient)
         return _Entry(Serving(False, trouble.reason, message), trouble)
     try:
-        environment = parse(raw)
+        environment = typed(raw)
     except InvalidSpec as error:
         trouble = Trouble(Reason.INVALID_SPEC, f"environments[{entry.name}]: {error.message}")
         return _Entry(Serving(False, trouble.reason, trouble.message), trouble)

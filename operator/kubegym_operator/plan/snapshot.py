@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from kubegym_operator.api import GymEnvironment, ModelServer, RolloutJob
@@ -49,9 +48,6 @@ class Answer:
     message: str = ""
     policy_version: int | None = None
     last_request: float | None = None
-
-
-NO_ANSWERS: Mapping[str, Answer] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +108,7 @@ class ModelServerSnapshot:
     active_jobs: tuple[str, ...] = ()
     config_digests: Mapping[str, str] = field(default_factory=dict)
     cluster: Cluster = Cluster()
-    answers: Mapping[str, Answer] = NO_ANSWERS
+    answers: Mapping[str, Answer] = field(default_factory=dict)
     now: float = 0.0
 
 
@@ -142,7 +138,7 @@ class EnvironmentSnapshot:
     active_jobs: tuple[str, ...] = ()
     config_digests: Mapping[str, str] = field(default_factory=dict)
     token: str = ""
-    answers: Mapping[str, Answer] = NO_ANSWERS
+    answers: Mapping[str, Answer] = field(default_factory=dict)
     now: float = 0.0
 
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any, Final
 
 from kubegym.core.clock import Clock
-from kubegym_operator.api import GymEnvironment, ModelServer, RolloutJob, parse
+from kubegym_operator.api import GymEnvironment, ModelServer, RolloutJob
 from kubegym_operator.build.labels import OWNER_NAME, content_digest
 from kubegym_operator.kube.errors import Forbidden, KubeError
 from kubegym_operator.kube.protocol import Kind, KubeApi, Object
 from kubegym_operator.plan.demand import jobs_of_environment, jobs_of_server, servers_of_environment, servers_of_job
 from kubegym_operator.plan.environment import environment_questions
 from kubegym_operator.plan.modelserver import model_server_questions
-from kubegym_operator.plan.objects import JOB, LEADER_WORKER_SET, POD, of_kind, spec_of, status_of
+from kubegym_operator.plan.objects import JOB, LEADER_WORKER_SET, POD, of_kind, spec_of, status_of, typed
 from kubegym_operator.plan.rolloutjob import wants_progress
 from kubegym_operator.plan.selectors import selects
 from kubegym_operator.plan.snapshot import (
@@ -77,7 +77,7 @@ class Observer:
 
     async def model_server(self, raw: Object) -> ModelServerSnapshot:
         """Everything that bears on a ModelServer. Raises InvalidSpec."""
-        server = parse(raw)
+        server = typed(raw)
         assert isinstance(server, ModelServer)
         jobs, environments = references.users_of_server(self._cache, raw)
         lws = server.spec.parallelism.nodes > 1 and await self._api.serves(LEADER_WORKER_SET)
@@ -95,7 +95,7 @@ class Observer:
 
     async def environment(self, raw: Object) -> EnvironmentSnapshot:
         """Everything that bears on a GymEnvironment. Raises InvalidSpec."""
-        environment = parse(raw)
+        environment = typed(raw)
         assert isinstance(environment, GymEnvironment)
         servers = self._servers(servers_of_environment(raw))
         snapshot = EnvironmentSnapshot(
@@ -114,7 +114,7 @@ class Observer:
 
     async def rollout_job(self, key: Key, raw: Object) -> RolloutJobSnapshot:
         """Everything that bears on a RolloutJob. Raises InvalidSpec."""
-        job = parse(raw)
+        job = typed(raw)
         assert isinstance(job, RolloutJob)
         environments = references.environments_of(self._cache, raw)
         servers = self._servers(servers_of_job(raw, environments))
@@ -132,12 +132,11 @@ class Observer:
             cluster=Cluster(kueue=await self._kueue(job.spec.queue is not None)),
             now=now,
         )
-        if not due:
-            return snapshot
+        addresses = wants_progress(snapshot) if due else ()
+        if not addresses:
+            return replace(snapshot, refusal=await self._refusal(snapshot))
         self._looked[key] = now
-        addresses = wants_progress(snapshot)
-        progress = await self._progress.read(addresses) if addresses else None
-        return replace(snapshot, progress=progress, refusal=await self._refusal(snapshot))
+        return replace(snapshot, progress=await self._progress.read(addresses))
 
     def _children(self, raw: Object) -> tuple[Object, ...]:
         metadata = raw["metadata"]
