@@ -285,6 +285,18 @@ MODEL_SERVERS = [
     ),
     Case("server-default-engine", "ModelServer", {"engine": None}, "source", "engine vllm needs source or weights"),
     Case(
+        "server-adapter-of-nothing",
+        "ModelServer",
+        {"weights": {"uri": "s3://b/p", "version": 1, "kind": "Adapter"}},
+        "source",
+        "weights of kind Adapter need source: the model that they adapt",
+    ),
+    Case(
+        "server-adapter",
+        "ModelServer",
+        {"source": {"uri": "hf://o/m"}, "weights": {"uri": "s3://b/p", "version": 1, "kind": "Adapter"}},
+    ),
+    Case(
         "server-custom-without-pod",
         "ModelServer",
         {"engine": "custom"},

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from kubegym_operator.api.reasons import Type
+from kubegym_operator.api.schema import attribute_docs
+
 Schema = dict[str, Any]
 
 _HEAD = """\
@@ -26,6 +29,7 @@ def reference_page(crds: Sequence[Schema]) -> str:
     specs = {crd["spec"]["names"]["kind"]: _root(crd)["properties"]["spec"]["properties"] for crd in crds}
     for crd in crds:
         lines += _kind(crd, specs)
+    lines += _conditions()
     return "\n".join(lines)
 
 
@@ -45,6 +49,18 @@ def _kind(crd: Schema, specs: Schema) -> Iterator[str]:
         yield from _object(f"{names['kind']}.{part}", root["properties"][part], specs)
 
 
+def _conditions() -> Iterator[str]:
+    yield "## Conditions\n"
+    yield "`reason` says why in one word; the list is open. `message` says it to people, with what to do.\n"
+    yield "| type | True means |"
+    yield "|---|---|"
+    docs = attribute_docs(Type)
+    for name, word in vars(Type).items():
+        if name in docs:
+            yield f"| `{word}` | {docs[name]} |"
+    yield ""
+
+
 def _scale(version: Schema) -> str:
     scale = version["subresources"].get("scale")
     return f" `kubectl scale` writes `{scale['specReplicasPath'][1:]}`." if scale else ""
@@ -52,7 +68,7 @@ def _scale(version: Schema) -> str:
 
 def _object(path: str, schema: Schema, specs: Schema) -> Iterator[str]:
     """A table of the fields of an object, then those of the objects below it; another kind's spec is only named."""
-    yield f"### {path}\n"
+    yield f"### `{path}`\n"
     if "description" in schema and path.count(".") == 1:
         yield f"{schema['description']}\n"
     for rule in schema.get("x-kubernetes-validations", ()):

@@ -191,6 +191,11 @@ RULES: Final[dict[type[BaseModel], tuple[Rule, ...]]] = {
             "podTemplate",
         ),
         Rule(
+            "!has(self.weights) || self.weights.kind != 'Adapter' || has(self.source)",
+            "weights of kind Adapter need source: the model that they adapt",
+            "source",
+        ),
+        Rule(
             "!has(oldSelf.weights) || has(self.weights)",
             "weights stay once they are announced: to go back, announce the source's uri under a higher version",
             "weights",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import inspect
 from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -60,7 +61,7 @@ class _Translation:
     def model(self, source: Schema, model: type[BaseModel]) -> Schema:
         """An object with the fields of a model, and the rules that belong to it."""
         fields = {field.alias or name: (name, field) for name, field in model.model_fields.items()}
-        docs = field_docs(model)
+        docs = attribute_docs(model)
         properties: Schema = {}
         for alias, node in source.get("properties", {}).items():
             name, field = fields[alias]
@@ -193,29 +194,29 @@ def _classes() -> dict[str, type[BaseModel]]:
 
 
 @cache
-def field_docs(model: type[BaseModel]) -> dict[str, str]:
-    """The docstrings under the fields of a model and its bases, on one line.
+def attribute_docs(of: type) -> dict[str, str]:
+    """The docstrings under the attributes of a class and its bases, each on one line.
 
     Read here and not by pydantic (``use_attribute_docstrings``), which parses the source of every model at import: the
     data plane would start slower for texts that only this generator needs.
     """
     docs: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        if base is BaseModel or not issubclass(base, BaseModel):
+    for base in reversed(of.__mro__):
+        if base in (object, BaseModel):
             continue
-        for statement, text in zip(_body(base), _body(base)[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                match text:
-                    case ast.Expr(value=ast.Constant(value=str(doc))):
-                        docs[statement.target.id] = " ".join(doc.replace("``", "`").split())
+        body = _body(base)
+        for statement, text in pairwise(body):
+            match statement, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                    docs[name] = " ".join(doc.replace("``", "`").split())
     return docs
 
 
-def _body(model: type[BaseModel]) -> list[ast.stmt]:
-    module = inspect.getmodule(model)
+def _body(of: type) -> list[ast.stmt]:
+    module = inspect.getmodule(of)
     if module is None:
-        raise ValueError(f"{model.__name__} has no source")
-    return next(node.body for node in _classes_of(inspect.getsource(module)) if node.name == model.__name__)
+        raise ValueError(f"{of.__name__} has no source")
+    return next(node.body for node in _classes_of(inspect.getsource(module)) if node.name == of.__name__)
 
 
 @cache

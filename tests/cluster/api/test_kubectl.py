@@ -14,7 +14,9 @@ from testbed.manifest_corpus import API_VERSION, ENTRY, SPECS, changed, manifest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("crds")]
 
-SAMPLES = sorted((Path(__file__).resolve().parents[3] / "environments").glob("*/environment.yaml"))
+ROOT = Path(__file__).resolve().parents[3]
+SAMPLES = sorted((ROOT / "environments").glob("*/environment.yaml"))
+CRDS = sorted((ROOT / "crds").glob("*.yaml"))
 TIME = "2026-11-28T09:00:00Z"
 
 
@@ -55,6 +57,20 @@ def test_every_shipped_environment_applies_and_then_differs_in_nothing(
     assert cluster.kubectl("diff", "-f", str(path), namespace=namespace) == ""
     assert cluster.kubectl("diff", "--server-side", "--field-manager=git", "-f", str(path), namespace=namespace) == ""
     assert "unchanged" in cluster.kubectl("apply", "-f", str(path), namespace=namespace)
+
+
+def test_the_definitions_apply_in_every_way(cluster: Cluster) -> None:
+    for path in CRDS:
+        for way in (("apply",), ("apply", "--server-side", "--force-conflicts"), ("replace",)):
+            cluster.kubectl(*way, "--dry-run=server", "-f", str(path))
+        crd = cluster.api.get(
+            "apiextensions.k8s.io/v1", "CustomResourceDefinition", f"{path.stem.split('_')[1]}.kubegym.dev"
+        )
+        assert crd is not None
+        assert {c["type"]: c["status"] for c in crd["status"]["conditions"]} == {
+            "NamesAccepted": "True",
+            "Established": "True",
+        }
 
 
 def test_diff_tells_what_would_change(cluster: Cluster, namespace: str) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kubegym_operator.api import parse
 from testbed.k8s.api import Refused
 from testbed.k8s.cluster import Cluster
 from testbed.manifest_corpus import API_VERSION, CASES, SPECS, UPDATES, Case, Update, changed, manifest
@@ -30,7 +31,7 @@ def causes(refused: Refused) -> str:
 def test_fine_manifests_are_taken(cluster: Cluster, crds: None, namespace: str, case: Case) -> None:
     stored = create(cluster, namespace, case.manifest)
 
-    assert stored["metadata"]["name"] == case.name
+    assert parse(stored).spec == parse(case.manifest).spec, "the defaults are not the models'"
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.fine], ids=lambda case: case.id)

@@ -234,6 +234,8 @@ class ModelServerSpec(SpecModel):
     def _has_weights(self) -> Self:
         if self.engine == "vllm" and self.source is None and self.weights is None:
             raise ValueError("engine vllm needs source or weights (engine embedded has a model of its own)")
+        if self.weights is not None and self.weights.kind == "Adapter" and self.source is None:
+            raise ValueError("weights of kind Adapter need source: the model that they adapt")
         if self.engine == "custom" and self.pod_template is None:
             raise ValueError("engine custom needs podTemplate, with a container named engine and its image")
         return self
