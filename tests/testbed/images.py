@@ -118,7 +118,7 @@ def service_image(name: str) -> str:
                     f"FROM scratch\nCOPY {program.name} /{program.name}\n"
                     f'USER 65532:65532\nENTRYPOINT ["/{program.name}"]\n'
                 )
-                used.build(reference, Path(above), recipe)
+                used.build(reference, Path(above), recipe, layers=False)
     return reference
 
 

@@ -80,10 +80,11 @@ class Engine:
         target: str = "",
         arguments: Mapping[str, str] | None = None,
         volumes: Mapping[Path, str] | None = None,
+        layers: bool = True,
     ) -> None:
         """Build a Dockerfile with this machine's package index settings and proxies; none of them stays in the image.
 
-        ``volumes`` are folders that the build sees (podman only).
+        ``volumes`` are folders that the build sees (podman only). Without ``layers`` nothing is kept for the next build.
         """
         words = ["--file", str(dockerfile), "--tag", reference, *(["--target", target] if target else [])]
         for name, value in (arguments or {}).items():
@@ -97,7 +98,8 @@ class Engine:
                 return
             names = ["--volume", "/etc/hosts:/etc/hosts:ro", "--volume", "/etc/resolv.conf:/etc/resolv.conf:ro"]
             offline = ["--pull-never", "--network", "host", *names]  # a base that is not here is an error at once
-            self.run("buildah", "build", "--quiet", "--layers", "--force-rm", *offline, *secrets, *words, context)
+            kept = f"--layers={str(layers).lower()}"
+            self.run("buildah", "build", "--quiet", kept, "--force-rm", *offline, *secrets, *words, context)
 
     def import_root(self, reference: str, archive: Path, settings: Sequence[str]) -> None:
         """Make an image of a root file system; ``settings`` are Dockerfile instructions, such as ``ENV A=b``."""

@@ -75,7 +75,7 @@ def _build(used: Engine, reference: str, programs: dict[str, Path], above: Path)
     _one_program(used, images["kube-proxy"], programs["kube-proxy"], above / "kube-proxy", base)
     used.save(list(images.values()), archives / "kubernetes.tar")
     shutil.copy(FILES / "Dockerfile", above / "Dockerfile")
-    used.build(reference, above, above / "Dockerfile", arguments={"BASE": base})
+    used.build(reference, above, above / "Dockerfile", arguments={"BASE": base}, layers=False)
     used.remove(list(images.values()))
 
 
@@ -137,7 +137,7 @@ def _one_program(used: Engine, reference: str, program: Path, above: Path, base:
     recipe = above / "Dockerfile"
     path = "" if base != "scratch" else "ENV PATH=/usr/local/bin:/usr/bin:/bin\n"
     recipe.write_text(f"FROM {base}\nCOPY {program.name} {place}\n{path}{settings}")
-    used.build(reference, above, recipe)
+    used.build(reference, above, recipe, layers=False)
 
 
 def _install(folder: Path, programs: Iterable[Path]) -> None:
