@@ -84,7 +84,7 @@ class Engine:
     ) -> None:
         """Build a Dockerfile with this machine's package index settings and proxies; none of them stays in the image.
 
-        ``volumes`` are folders that the build sees (podman only). Without ``layers`` nothing is kept for the next build.
+        ``volumes`` are folders that the build sees (podman only); ``layers`` keeps every step for the next one.
         """
         words = ["--file", str(dockerfile), "--tag", reference, *(["--target", target] if target else [])]
         for name, value in (arguments or {}).items():
