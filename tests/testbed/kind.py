@@ -9,9 +9,11 @@ context has that namespace. ``up`` on a running cluster brings it to the state o
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed import kind_machine, kind_services
@@ -43,27 +45,53 @@ class KindCluster(Cluster):
         self.images = images
 
 
-def up(name: str = NAME, *, install: bool = True) -> KindCluster:
-    """The cluster ``name``, made if it is not there, with this checkout's images, and its chart where ``install``.
+@dataclass(frozen=True)
+class Prepared:
+    """What a cluster is made of.
+
+    Attributes:
+        node: reference of the node's image; empty for kind's own default.
+        base: reference of the image below the project's.
+        project: references of the project's images, by role.
+        services: references of the images of what else runs in it.
+    """
+
+    node: str
+    base: str
+    project: dict[str, str]
+    services: dict[str, str]
+
+
+def prepare() -> Prepared:
+    """Build whatever a cluster is made of and is not there yet: minutes, once.
 
     Raises:
         CannotBuild: the machine cannot run kind, or something could not be built.
     """
     used = engine()
+    for program in ("kind", "kubectl", "helm"):
+        binary(program)
     node = node_image(used)
-    images = project_images()
     services = {service: service_image(service) for service in ("s3", "metrics-server")}
     if _is_ours(node):
         services["network-policies"] = service_image("network-policies")
-    folder = _folder(name)
-    kubeconfig = folder / "kubeconfig"
+    return Prepared(node, base_image(used), project_images(), services)
+
+
+def up(name: str = NAME, *, install: bool = True) -> KindCluster:
+    """The cluster ``name``, made if it is not there, with this checkout's images, and its chart where ``install``.
+
+    Raises:
+        CannotBuild: as ``prepare``.
+    """
+    used, made = engine(), prepare()
+    kubeconfig = _folder(name) / "kubeconfig"
     with exclusively(cache() / "kind.lock"):
         if name not in _clusters(used):
-            _create(used, name, node, kubeconfig)
-        cluster = KindCluster(name, kubeconfig, images)
-        base = base_image(used)
-        _load(used, name, [*images.values(), *services.values(), base])
-        _add_services(cluster, services, base)
+            _create(used, name, made.node, kubeconfig)
+        cluster = KindCluster(name, kubeconfig, made.project)
+        _load(used, name, [*made.project.values(), *made.services.values(), made.base])
+        _add_services(cluster, made.services, made.base)
         if install:
             install_chart(cluster)
     return cluster
@@ -165,12 +193,15 @@ def _machine_state() -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m testbed.kind", description="A kind cluster with KubeGym in it.")
-    parser.add_argument("verb", choices=["up", "down"])
+    parser.add_argument("verb", choices=["up", "down", "prepare"], help="prepare: build only")
     parser.add_argument("--name", default=NAME)
     chosen = parser.parse_args()
     try:
         if chosen.verb == "down":
             down(chosen.name)
+        elif chosen.verb == "prepare":
+            if not os.environ.get("KUBECONFIG"):  # tests use that cluster
+                prepare()
         else:
             print(up(chosen.name).kubeconfig, flush=True)
     except (CannotBuild, KubectlFailed) as error:
