@@ -136,6 +136,8 @@ class _Merge:
             if key == "securityContext":
                 _confined(value, where)
             if key not in mine:
+                if rule.startswith("volume"):  # a second source would leave the choice to the API server
+                    raise InvalidPodTemplate(where, "the volume is the operator's: choose another name")
                 mine[key] = self._fresh(key, value, where)
             elif key in MERGE_KEYS:
                 self._items(mine[key], value, where, key)
@@ -167,12 +169,19 @@ class _Merge:
             same = next((each for each in mine if each.get(merge_key) == name), None)
             if same is None:
                 fresh = {merge_key: name}
-                self.mapping(fresh, item, where, rule)
+                self.mapping(fresh, item, where, "")
                 mine.append(fresh)
             elif rule == "container" or rule == "volume":
+                self._program(same, item, f"{field}[{name}]")
                 self.mapping(same, item, f"{field}[{name}]", rule)
             elif same != item:
                 raise InvalidPodTemplate(f"{field}[{name}]", "is the operator's: choose another " + merge_key)
+
+    def _program(self, mine: Mapping[str, Any], overlay: Mapping[str, Any], field: str) -> None:
+        """A container with an image of ours keeps its program: its entrypoint and what that is told."""
+        for key in ("command", "args"):
+            if "image" in mine and key in overlay and mine.get(key) != overlay[key]:
+                raise InvalidPodTemplate(f"{field}.{key}", "is the operator's: remove it")
 
     def _may_adjust(self, field: str, rule: str) -> bool:
         named = field.removeprefix(f"{self._field}.spec.") in self._adjustable
