@@ -13,7 +13,7 @@ from kubegym.core.spec import Compute, ModelServer
 from kubegym.core.spec.model import Accelerator
 from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.endpoints import MODEL_PORT, served_name
-from kubegym_operator.build.errors import BuildError, InvalidPodTemplate
+from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.pod import TMP, Container, Mount, scratch_mount, server_probes
 from kubegym_operator.build.sources import WEIGHTS, WeightsPlan
 
@@ -152,13 +152,6 @@ def _vllm(server: ModelServer, plan: WeightsPlan, context: BuildContext, *, foll
 
 def _custom(server: ModelServer, plan: WeightsPlan) -> Container:
     """An engine that the podTemplate describes; it is told by variables where to listen and what to load."""
-    overlay = (server.spec.pod_template or {}).get("spec") or {}
-    containers = overlay.get("containers") if isinstance(overlay, Mapping) else None
-    mine = [each for each in containers or () if isinstance(each, Mapping) and each.get("name") == ENGINE]
-    if not mine or not mine[0].get("image"):
-        raise InvalidPodTemplate(
-            "spec.podTemplate.spec.containers", f"engine custom needs one named {ENGINE!r} with an image"
-        )
     if server.spec.engine_args:
         raise BuildError("spec.engineArgs", "engine custom has none: give them as args in spec.podTemplate")
     shape = server.spec.parallelism

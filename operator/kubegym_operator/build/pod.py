@@ -9,6 +9,7 @@ from typing import Any, Final
 from kubegym.core.spec import Compute
 from kubegym_operator.build import labels
 from kubegym_operator.build.context import BuildContext
+from kubegym_operator.build.errors import InvalidPodTemplate
 from kubegym_operator.build.labels import Owner
 from kubegym_operator.build.overlay import overlaid
 
@@ -235,6 +236,9 @@ class Pod:
         merged = overlaid(template, overlay, overlay_field, adjustable=adjustable)
         for container in (*merged["spec"].get("initContainers", ()), *merged["spec"]["containers"]):
             confine(container)  # the overlay's own containers, too
+            if "image" not in container:
+                message = f"the container {container['name']!r} needs an image"
+                raise InvalidPodTemplate(f"{overlay_field}.spec.containers", message)
         return merged
 
 
