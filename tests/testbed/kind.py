@@ -121,6 +121,8 @@ def install_chart(cluster: KindCluster) -> None:
     tag = cluster.images["operator"].rsplit(":", 1)[1]
     values = {"images.registry": "localhost", "images.tag": tag, "images.pullPolicy": "IfNotPresent"}
     settings = [word for name, value in values.items() for word in ("--set-string", f"{name}={value}")]
+    settings += ["--set", "network.podCidrs={10.244.0.0/16}", "--set", "network.serviceCidrs={10.96.0.0/16}"]
+    settings += ["--set-string", "operator.resources.requests.cpu=50m"]
     say(f"installing the chart in {SYSTEM}")
     command = [binary("helm"), "upgrade", "--install", "kubegym", ROOT / "charts" / "kubegym"]
     command += ["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", f"{_READY_SECONDS:.0f}s"]
@@ -161,6 +163,8 @@ def _add_services(cluster: KindCluster, services: dict[str, str], base: str) -> 
     cluster.apply(kind_services.metrics_server(cluster, services["metrics-server"]))
     cluster.apply(kind_services.s3_server(NAMESPACE, services["s3"], base), namespace=NAMESPACE)
     cluster.kubectl("config", "set-context", "--current", f"--namespace={NAMESPACE}")
+    cluster.kubectl("scale", "deployment/coredns", "--replicas=1", namespace="kube-system")  # there is one node
+    cluster.kubectl("set", "resources", "deployment/coredns", "--requests=cpu=20m", namespace="kube-system")
     for resource, namespace in (
         ("deployment/coredns", "kube-system"),
         ("deployment/metrics-server", "kube-system"),

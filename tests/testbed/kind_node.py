@@ -113,6 +113,10 @@ def _lay_out(used: Engine, layout: Path, programs: dict[str, Path], pause: str) 
     _write(layout / "etc/systemd/system/load-images.service", (FILES / "load-images.service").read_text())
     _write(layout / "kind/manifests/default-storage.yaml", (FILES / "storage.yaml").read_text())
     _write(layout / "kind/version", f"v{KUBERNETES}\n")
+    for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        # A machine of two cores has to hold a cluster's own programs and a run: kubeadm asks for 0.65 of them.
+        modest = {"spec": {"containers": [{"name": name, "resources": {"requests": {"cpu": "10m"}}}]}}
+        _write(layout / f"kind/patches/{name}.json", json.dumps(modest))
     _settle_for_less(layout, pause)
     spec = json.loads(used.run(programs["ctr"], "oci", "spec"))
     spec.setdefault("hooks", {}).setdefault("createContainer", []).append({"path": "/kind/bin/mount-product-files.sh"})

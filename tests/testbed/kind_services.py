@@ -30,6 +30,7 @@ def network_policies(image: str) -> list[Manifest]:
         ]  # there the kernel has nothing to fix, and no module for it
         container["securityContext"]["runAsUser"] = 0
         container["imagePullPolicy"] = "IfNotPresent"
+        container["resources"] = {"requests": {"cpu": "10m", "memory": "32Mi"}}
         container["volumeMounts"] = []
     for pod in _pods(objects):
         pod["volumes"] = []
