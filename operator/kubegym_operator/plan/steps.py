@@ -213,7 +213,7 @@ def _fields(snapshot: RolloutJobSnapshot, facts: Facts, run: Run, decision: Deci
     activity = facts.activity.ended(snapshot.now) if step in _OVER else facts.activity
     frozen = _frozen(facts, run)
     fields: dict[str, Any] = {
-        "workers": int(status_of(facts.worker_job).get("active") or 0) if facts.worker_job is not None else 0,
+        "workers": _workers(facts) if step is Step.RUN else 0,
         **figures(stored, told),
         "startTime": stored.get("startTime") or now,
         "activeSince": rfc3339(activity.since) if activity.since is not None else None,
@@ -340,6 +340,12 @@ def _pod_trouble(snapshot: RolloutJobSnapshot, facts: Facts, step: Step) -> Trou
         refused = Reason.QUOTA_EXCEEDED if "exceeded quota" in snapshot.refusal else Reason.ADMISSION_REFUSED
         return Trouble(refused, f"Job {name_of(job)}: {snapshot.refusal}")
     return first_trouble(pods, snapshot.now, template_of(job))
+
+
+def _workers(facts: Facts) -> int:
+    """Worker pods of a Job that may have some."""
+    job = facts.worker_job
+    return int(status_of(job).get("active") or 0) if job is not None and not spec_of(job).get("suspend") else 0
 
 
 def _ready(facts: Facts) -> int:
