@@ -358,7 +358,8 @@ def _ready(facts: Facts) -> int:
 
 def _requeue(snapshot: RolloutJobSnapshot, facts: Facts, run: Run, decision: Decision) -> float | None:
     if decision.step in _OVER:
-        return None  # its own status is the next event
+        ttl = snapshot.job.spec.ttl_seconds_after_finished
+        return float(ttl) if ttl is not None else None
     waits = [
         until_overdue(snapshot.job, snapshot.raw, facts.activity, snapshot.now),
         unsettled_until(snapshot.pods, snapshot.now),
