@@ -19,6 +19,7 @@ import pytest
 from testbed.build import CannotBuild
 from testbed.k8s.cluster import Cluster, NotOurs
 from testbed.k8s.control_plane import control_plane
+from testbed.k8s.controllers import KUEUE, LWS
 from testbed.k8s.process import until
 from testbed.required import unavailable
 
@@ -45,9 +46,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def kueue_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A control plane of its own with the real Kueue: its webhooks would meet every pod of the other tests."""
+    """A control plane of its own with the real Kueue and LeaderWorkerSet.
+
+    In ``cluster`` their webhooks would meet every pod of the other tests, and none could show how it is without them.
+    """
     with _own(tmp_path_factory) as own:
-        own.plane.start_kueue()
+        own.plane.start_controllers(LWS, KUEUE)  # in this order: Kueue looks which kinds there are
         yield own
 
 

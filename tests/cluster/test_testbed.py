@@ -207,3 +207,17 @@ def test_kueue_admits_suspended_jobs_as_quota_allows(kueue_cluster: Cluster, kue
     for running in admitted:
         kueue_cluster.pods.succeed(kueue_namespace, running["metadata"]["name"])
     kueue_cluster.pods.wait(kueue_namespace, "job-name=second", count=3)
+
+
+def test_leader_worker_set_makes_groups_of_pods(kueue_cluster: Cluster, kueue_namespace: str) -> None:
+    made = template()
+    made["spec"]["restartPolicy"] = "Always"
+    spec = {"replicas": 1, "leaderWorkerTemplate": {"size": 2, "workerTemplate": made}}
+    api_version = "leaderworkerset.x-k8s.io/v1"
+    kueue_cluster.apply(
+        {"apiVersion": api_version, "kind": "LeaderWorkerSet", "metadata": {"name": "pair"}, "spec": spec},
+        kueue_namespace,
+    )
+
+    kueue_cluster.wait("leaderworkersets/pair", "Available", kueue_namespace)
+    assert [pod["metadata"]["name"] for pod in kueue_cluster.pods.list(kueue_namespace)] == ["pair-0", "pair-0-1"]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 KUBERNETES = "1.36.3"
-KUEUE = "0.16.6"
 KIND = "0.33.0"
 
 
@@ -136,12 +135,13 @@ _ALL = [
     Component(
         "kueue",
         module="sigs.k8s.io/kueue",
-        version=KUEUE,
+        version="0.16.6",
         package="cmd/kueue",
         ldflags="-X sigs.k8s.io/kueue/pkg/version.GitVersion=v{version}",
         # Outside of its pod there is no such folder: the webhooks' certificate does for the metrics, too.
         replaced=(Replacement("cmd/kueue/main.go", '"/etc/kueue/metrics/certs"', "cfg.Webhook.CertDir"),),
     ),
+    Component("lws", module="sigs.k8s.io/lws", version="0.8.0", package="cmd"),
     Component(
         "helm",
         module="helm.sh/helm/v4",
@@ -194,6 +194,7 @@ GROUPS = {
         "kube-scheduler",
         "kwok",
         "kueue",
+        "lws",
         "helm",
     ),
     "node": (

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from testbed.build import CannotBuild, cache
 from testbed.k8s.control_plane import control_plane
+from testbed.k8s.controllers import KUEUE, LWS
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m testbed.k8s", description=__doc__)
     parser.add_argument("folder", type=Path, help="for keys, data and logs; FOLDER/kubeconfig leads to it")
     parser.add_argument("--gpu-nodes", type=int, default=0, metavar="N", help="besides gpu-0 and gpu-1, of 8 GPUs each")
-    parser.add_argument("--kueue", action="store_true", help="with Kueue")
+    parser.add_argument("--kueue", action="store_true", help="with LeaderWorkerSet and Kueue")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -24,7 +25,7 @@ def main() -> int:
             if options.gpu_nodes:
                 plane.add_nodes("more", options.gpu_nodes)
             if options.kueue:
-                plane.start_kueue()
+                plane.start_controllers(LWS, KUEUE)
             print(f"export KUBECONFIG={plane.kubeconfig} PATH={cache()}/k8s/bin:$PATH", flush=True)
             signal.pause()
     except CannotBuild as error:

@@ -15,7 +15,7 @@ from typing import Any
 
 from testbed.build import binary
 from testbed.k8s.api import Api
-from testbed.k8s.kueue import start_kueue
+from testbed.k8s.controllers import Controller, start_controller
 from testbed.k8s.kwok import kwok_command, node
 from testbed.k8s.pki import Authority, certificate_user, kubeconfig, signing_key
 from testbed.k8s.process import Ended, Program, free_ports, until
@@ -96,11 +96,13 @@ class ControlPlane:
             program.kill()
         self.programs.clear()
 
-    def start_kueue(self) -> None:
-        """Kueue, if it does not run yet. It stays: its webhooks see every Job and pod from now on."""
-        if "kueue" not in self.programs:
-            program = start_kueue(self.folder / "kueue", self.kubeconfig, self.authority, self.api)
-            self.programs["kueue"] = program
+    def start_controllers(self, *controllers: Controller) -> None:
+        """Controllers that do not run yet, in this order. They stay: their webhooks see every pod from now on."""
+        for controller in controllers:
+            if controller.name not in self.programs:
+                folder = self.folder / controller.name
+                program = start_controller(controller, folder, self.kubeconfig, self.authority, self.api)
+                self.programs[controller.name] = program
 
     def add_nodes(self, prefix: str, count: int, **options: Any) -> list[str]:
         """Fake nodes ``<prefix>-<n>``, Ready on return; their names. Options: ``testbed.k8s.kwok.node``."""
