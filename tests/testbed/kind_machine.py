@@ -32,6 +32,7 @@ _PARAMETERS = (
     "net/netfilter/nf_conntrack_max",
 )
 _MODULES = Path("/lib/modules")
+_NAMESPACES = Path("/run/netns")
 _CHAINS = ("iptables", "ip6tables")
 
 
@@ -43,6 +44,7 @@ def remember(state: Path) -> None:
         "parameters": {name: text for name in _PARAMETERS if (text := _parameter(name)) is not None},
         "chains": {name: _rules(name) for name in _CHAINS},
         "modules": _MODULES.exists(),
+        "namespaces": str(_NAMESPACES) in _mounts(),
     }
     state.parent.mkdir(parents=True, exist_ok=True)
     state.write_text(json.dumps(before))
@@ -65,6 +67,8 @@ def put_back(state: Path, used: Engine) -> None:
     if not before["modules"]:
         with contextlib.suppress(OSError):
             _MODULES.rmdir()
+    if not before["namespaces"] and str(_NAMESPACES) in _mounts() and not any(_NAMESPACES.iterdir()):
+        used.run("umount", _NAMESPACES)
     for parent in Path("/sys/fs/cgroup").glob("*/libpod_parent"):
         for folder, _, _ in os.walk(parent, topdown=False):
             with contextlib.suppress(OSError):
@@ -74,15 +78,12 @@ def put_back(state: Path, used: Engine) -> None:
 
 def traces() -> dict[str, object]:
     """What a cluster could leave on the machine: to compare before it is made with after it is removed."""
-    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     return {
         "parameters": {name: _parameter(name) for name in _PARAMETERS},
         "rules": {name: _rules_alone(name) for name in _CHAINS},
-        "mounts": sorted(
-            line.split()[1] for line in mounts if "containers/storage/overlay/" in line or "netns" in line
-        ),
+        "mounts": sorted(each for each in _mounts() if "containers/storage/overlay/" in each or "netns" in each),
         "interfaces": sorted(path.name for path in Path("/sys/class/net").iterdir()),
-        "namespaces": sorted(path.name for path in Path("/run/netns").glob("*")),
+        "namespaces": sorted(path.name for path in _NAMESPACES.glob("*")),
         "control groups": sorted(str(path) for path in Path("/sys/fs/cgroup").glob("*/libpod*")),
         "processes": sorted(name for name in map(_program, Path("/proc").glob("[0-9]*")) if name in _PROGRAMS),
         "modules": _MODULES.exists(),
@@ -90,6 +91,10 @@ def traces() -> dict[str, object]:
 
 
 _PROGRAMS = ("conmon", "containerd", "containerd-shim", "kubelet", "kube-proxy")
+
+
+def _mounts() -> list[str]:
+    return [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
 
 
 def _program(process: Path) -> str:
