@@ -38,18 +38,22 @@ def status(observed: int = 1, **conditions: str) -> dict[str, Any]:
 
 def install(
     cluster: Cluster, namespace: str, folder: Path, kind: str, seen: dict[str, Any] | None, seconds: int
-) -> int:
-    """Exit code of ``helm install --wait`` of one object, which gets a status (if there is one) while helm waits."""
+) -> str:
+    """What ``helm install --wait`` of one object complains of; the object gets a status while helm waits."""
     (folder / "templates").mkdir()
     (folder / "Chart.yaml").write_text("apiVersion: v2\nname: one\nversion: 0.1.0\n")
     (folder / "templates" / "object.yaml").write_text(yaml.safe_dump(manifest(kind)))
     command = [binary("helm"), "install", "one", folder, f"--namespace={namespace}", "--wait", f"--timeout={seconds}s"]
     environment = {"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(folder)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as helm:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as helm:
         until(lambda: cluster.api.get(API_VERSION, kind, "x", namespace) is not None, "helm has created the object")
         if seen is not None:
             cluster.api.patch(API_VERSION, kind, "x", {"status": seen}, namespace, subresource="status")
-        return helm.wait(60)
+        _, complaint = helm.communicate(timeout=90)
+    assert bool(complaint) == bool(helm.returncode)
+    return complaint
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,21 +63,23 @@ def test_helm_stops_waiting_when_nothing_is_left_to_do(
     healthy = {"Ready": "True"} if kind != "RolloutJob" else {"Progressing": "True"}
     seen = status(Reconciling="False", Stalled="False", **healthy)
 
-    assert install(cluster, namespace, tmp_path, kind, seen, 60) == 0
+    assert install(cluster, namespace, tmp_path, kind, seen, 60) == ""
 
 
 @pytest.mark.parametrize(
-    "seen",
+    ("seen", "verdict"),
     [
-        None,
-        status(Reconciling="True", Stalled="False", Ready="False"),
-        status(Reconciling="False", Stalled="True", Ready="False"),
-        status(Reconciling="False", Stalled="False", Ready="False"),
-        status(0, Reconciling="False", Stalled="False", Ready="True"),
+        (None, "InProgress"),
+        (status(0, Reconciling="False", Stalled="False", Ready="True"), "InProgress"),
+        (status(Reconciling="True", Stalled="False", Ready="False"), "InProgress"),
+        (status(Reconciling="False", Stalled="False", Ready="False"), "InProgress"),
+        (status(Reconciling="False", Stalled="True", Ready="False"), "Failed"),
     ],
-    ids=["new", "reconciling", "stalled", "not-ready", "older-generation"],
+    ids=["new", "older-generation", "reconciling", "not-ready", "stalled"],
 )
 def test_helm_gives_up_on_what_is_not_healthy(
-    cluster: Cluster, namespace: str, tmp_path: Path, seen: dict[str, Any] | None
+    cluster: Cluster, namespace: str, tmp_path: Path, seen: dict[str, Any] | None, verdict: str
 ) -> None:
-    assert install(cluster, namespace, tmp_path, "GymEnvironment", seen, 3) != 0
+    complaint = install(cluster, namespace, tmp_path, "GymEnvironment", seen, 5)
+
+    assert f"{namespace}/x not ready. status: {verdict}" in complaint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,13 @@ from testbed.k8s.cluster import Cluster
 from testbed.manifest_corpus import API_VERSION, CASES, SPECS, UPDATES, Case, Update, changed, manifest
 
 pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def empty_namespace(cluster: Cluster, crds: None) -> Iterator[str]:
+    """A namespace in which nothing is stored."""
+    with cluster.namespace() as name:
+        yield name
 
 
 def create(cluster: Cluster, namespace: str, obj: dict[str, Any]) -> dict[str, Any]:
@@ -28,18 +36,16 @@ def causes(refused: Refused) -> str:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.fine], ids=lambda case: case.id)
-def test_fine_manifests_are_taken(cluster: Cluster, crds: None, namespace: str, case: Case) -> None:
-    stored = create(cluster, namespace, case.manifest)
+def test_fine_manifests_are_taken(cluster: Cluster, empty_namespace: str, case: Case) -> None:
+    stored = create(cluster, empty_namespace, case.manifest)
 
     assert parse(stored).spec == parse(case.manifest).spec, "the defaults are not the models'"
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.fine], ids=lambda case: case.id)
-def test_bad_manifests_are_refused_by_field_and_remedy(
-    cluster: Cluster, crds: None, namespace: str, case: Case
-) -> None:
+def test_bad_manifests_are_refused_by_field_and_remedy(cluster: Cluster, empty_namespace: str, case: Case) -> None:
     with pytest.raises(Refused) as caught:
-        create(cluster, namespace, case.manifest)
+        create(cluster, empty_namespace, case.manifest)
 
     assert caught.value.code in (400, 422)
     assert case.says in causes(caught.value)
