@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 from testbed.helm import CHART, NAMESPACE, RELEASE, Helm
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
-from testbed.released import Released, released
+from testbed.operator_process import OperatorProcess
+from testbed.released import released
 
 ROOT = CHART.parents[1]
 EVERYTHING: dict[str, Any] = {  # every value that reaches the operator
@@ -45,10 +45,10 @@ def replicas(cluster: Cluster) -> dict[str, int]:
     return {one["metadata"]["name"]: one["spec"]["replicas"] for one in found}
 
 
-def refused(operator: Released) -> list[str]:
+def refused(operator: OperatorProcess) -> list[str]:
     """What the API server did not let it do."""
-    counted = re.findall(r'kubegym_api_requests_total\{code="403".*', operator.read("/metrics"))
-    return counted + [line for line in operator.log.splitlines() if "orbidden" in line or " 403" in line]
+    lines = [line for line in operator.log.splitlines() if "orbidden" in line or " 403" in line]
+    return lines + ["403"] * int(operator.metric("kubegym_api_requests_total", code="403"))
 
 
 @pytest.mark.parametrize("values", [{}, {"watchNamespaces": ["team-a", "team-b"]}], ids=["everywhere", "namespaced"])
@@ -56,13 +56,15 @@ def test_it_works_with_what_the_chart_gives_it(
     installer: Helm, chart_cluster: Cluster, tmp_path: Path, values: dict[str, Any]
 ) -> None:
     installer.run("install", RELEASE, CHART, f"--namespace={NAMESPACE}", values={**EVERYTHING, **values})
-    with released(chart_cluster, "kubegym-operator", tmp_path) as operator:
-        assert "kubegym_build_info" in operator.read("/metrics")  # what `helm test` looks for
+    operator = released(chart_cluster, "kubegym-operator", tmp_path).start()
+    try:
+        operator.await_leading()
+        assert b"kubegym_build_info" in operator.get("/metrics")[1]  # what `helm test` looks for
 
         chart_cluster.apply((ROOT / "environments" / "arithmetic" / "environment.yaml").read_text(), "team-a")
         chart_cluster.apply(SERVED)
         parts = {"served-policy": 2, "served-agent": 1, "served-resources": 1}
-        until(lambda: replicas(chart_cluster) == parts, "every part is deployed", programs=[operator.program])
+        until(lambda: replicas(chart_cluster) == parts, "every part is deployed")
         deployment = chart_cluster.api.get("apps/v1", "Deployment", "served-policy", "team-a")
         assert deployment is not None
         pod = deployment["spec"]["template"]["spec"]
@@ -71,12 +73,13 @@ def test_it_works_with_what_the_chart_gives_it(
 
         rest = {"spec": {"suspend": True}}
         chart_cluster.api.patch("kubegym.dev/v1alpha1", "GymEnvironment", "served", rest, "team-a")
-        until(lambda: set(replicas(chart_cluster).values()) == {0}, "all parts rest", programs=[operator.program])
+        until(lambda: set(replicas(chart_cluster).values()) == {0}, "all parts rest")
 
         chart_cluster.kubectl("delete", "rj,genv", "--all", "--timeout=60s", namespace="team-a")
         until(
             lambda: chart_cluster.api.list("apps/v1", "Deployment", "team-a") == [],
             "the environments' children are gone",
-            programs=[operator.program],
         )
         assert refused(operator) == []
+    finally:
+        operator.terminate()
