@@ -43,8 +43,12 @@ class ModelEndpointUrl:
     identity: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     def to_json(self) -> dict[str, Any]:
-        """As ``run.json`` has it."""
-        value: dict[str, Any] = {"baseUrl": self.base_url, "model": self.model, "kind": self.kind}
+        """As a status has it: where the role's model is asked."""
+        return {"baseUrl": self.base_url, "model": self.model, "kind": self.kind}
+
+    def to_run(self) -> dict[str, Any]:
+        """As ``run.json`` has it: also whose pods it is, or where its key lies."""
+        value = self.to_json()
         if self.server is not None:
             value["server"] = {"namespace": self.server[0], "name": self.server[1]}
         if self.api_key is not None:
@@ -52,8 +56,8 @@ class ModelEndpointUrl:
         return value
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> ModelEndpointUrl:
-        """What ``to_json`` wrote: all but the identity."""
+    def from_run(cls, value: Mapping[str, Any]) -> ModelEndpointUrl:
+        """What ``to_run`` wrote: all but the identity."""
         server, key = value.get("server"), value.get("apiKeySecretRef")
         return cls(
             value["baseUrl"],
@@ -72,15 +76,15 @@ class EntryEndpoints:
     agent: tuple[str, ...] = ()
     resources: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_run(self) -> dict[str, Any]:
         """As ``run.json`` has it."""
-        models = {role: endpoint.to_json() for role, endpoint in sorted(self.models.items())}
+        models = {role: endpoint.to_run() for role, endpoint in sorted(self.models.items())}
         return {"agent": list(self.agent), "resources": list(self.resources), "models": models}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> EntryEndpoints:
-        """What ``to_json`` wrote."""
-        models = {role: ModelEndpointUrl.from_json(endpoint) for role, endpoint in value["models"].items()}
+    def from_run(cls, value: Mapping[str, Any]) -> EntryEndpoints:
+        """What ``to_run`` wrote."""
+        models = {role: ModelEndpointUrl.from_run(endpoint) for role, endpoint in value["models"].items()}
         return cls(models, tuple(value["agent"]), tuple(value["resources"]))
 
 

@@ -66,7 +66,7 @@ class FrozenRun:
     def endpoints(self) -> dict[str, EntryEndpoints]:
         """The addresses of each entry, by entry."""
         entries = self.document["environments"]
-        return {name: EntryEndpoints.from_json(entry["endpoints"]) for name, entry in entries.items()}
+        return {name: EntryEndpoints.from_run(entry["endpoints"]) for name, entry in entries.items()}
 
     def to_config_map(self, job: RolloutJob, context: BuildContext) -> dict[str, Any]:
         """The immutable ConfigMap ``<job>-run``: created once.
@@ -128,7 +128,7 @@ def freeze(
             name: {
                 "digest": digests[name],
                 "manifest": environment_manifest(environments[name]),
-                "endpoints": endpoints[name].to_json(),
+                "endpoints": endpoints[name].to_run(),
             }
             for name in entries
         },
