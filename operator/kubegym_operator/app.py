@@ -138,6 +138,7 @@ class Parts:
             missed=self._missed,
             namespaces=namespaces,
             period=settings.resync_seconds,
+            spread=min(60.0, settings.resync_seconds / 5),
         )
         self.stream = Stream(
             lambda: config.credentials(settings.kubeconfig),
@@ -249,7 +250,7 @@ def _lease(settings: OperatorSettings, lost: Lost) -> Lease:
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[KubeApi]:
-        async with KubeClient(await config.load(settings.kubeconfig), timeout=renew / 2) as api:
+        async with KubeClient(await config.load(settings.kubeconfig), timeout=min(5.0, renew / 2)) as api:
             yield api
 
     return Lease(

@@ -29,6 +29,9 @@ log = logging.getLogger("kubegym.operator")
 
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease")
 
+_ATTEMPT_SECONDS = 5.0
+"""How long one attempt may take: on a connection that has died the next one is better."""
+
 Connect = Callable[[], AbstractAsyncContextManager[KubeApi]]
 """Opens a connection in the running event loop."""
 
@@ -202,7 +205,7 @@ class Lease:
             if self._renewed is not None:
                 self._renewed = None
                 try:
-                    async with asyncio.timeout(self._times.renew / 2):
+                    async with asyncio.timeout(_ATTEMPT_SECONDS):
                         await election.release()
                 except (KubeError, TimeoutError) as error:
                     log.warning("the lease could not be released: %s", error)
@@ -210,7 +213,7 @@ class Lease:
     async def _renew(self, election: Election) -> bool:
         """One attempt; False when the lease is lost."""
         before, asked, other = self._renewed, None, False
-        limit = self._times.renew / 2
+        limit = min(_ATTEMPT_SECONDS, self._times.renew / 2)
         if before is not None:
             limit = max(0.1, min(limit, before + self._times.renew - time.monotonic()))
         try:

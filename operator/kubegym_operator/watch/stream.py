@@ -27,6 +27,9 @@ from kubegym_operator.kube.protocol import Kind, Object
 from kubegym_operator.reconcile.watched import CHILDREN, MANAGED, OWN
 
 log = logging.getLogger("kubegym.operator")
+logging.getLogger("kopf._core.reactor.running").setLevel(
+    logging.ERROR
+)  # it misses signals, which are not its to handle
 
 Deliver = Callable[[str | None, Object], None]
 """Takes ``ADDED``, ``MODIFIED``, ``DELETED``, or None for what a list showed, and the object."""
@@ -165,6 +168,7 @@ def settings(*, namespaced: bool) -> kopf.OperatorSettings:
     made.watching.chunk_size = 500
     made.networking.request_timeout = 60
     made.networking.connect_timeout = 10
+    made.networking.error_backoffs = (1, 2, 4, 8)  # then watching begins anew
     # An object's worker ends soon after its last event: there is one for each of thousands after a list.
     made.queueing.idle_timeout = 0.2
     made.queueing.worker_limit = 500
