@@ -116,6 +116,18 @@ def down(name: str = NAME) -> None:
             kind_machine.put_back(_machine_state(), used)
 
 
+def load(cluster: KindCluster, references: list[str]) -> None:
+    """Put further images on the node."""
+    _load(engine(), cluster.name, references)
+
+
+def copy(cluster: KindCluster, folder: Path, place: str) -> None:
+    """Copy a folder onto the node, for every pod there to read."""
+    used, node = engine(), f"{cluster.name}-control-plane"
+    used.run(used.name, "cp", folder, f"{node}:{place}")
+    used.run(used.name, "exec", node, "chmod", "-R", "a+rX", place)
+
+
 def install_chart(cluster: KindCluster) -> None:
     """Install or upgrade ``charts/kubegym`` with the images of this checkout."""
     tag = cluster.images["operator"].rsplit(":", 1)[1]
