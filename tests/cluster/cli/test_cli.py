@@ -29,7 +29,8 @@ class Said:
 def crds(cluster: Cluster) -> None:
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-    cluster.kubectl("wait", "--for=condition=Established", "crd/rolloutjobs.kubegym.dev", "--timeout=60s")
+    ours = [f"crd/{kind}.kubegym.dev" for kind in ("gymenvironments", "modelservers", "rolloutjobs")]
+    cluster.kubectl("wait", "--for=condition=Established", *ours, "--timeout=60s")
 
 
 def call(cluster: Cluster, *command: str, kubeconfig: Path | None = None) -> Said:
@@ -65,6 +66,7 @@ def test_a_run_from_apply_to_why_it_does_not_move(cluster: Cluster, namespace: s
     assert gym(cluster, "apply", "environments/arithmetic", "-n", namespace).code == 0  # again, nothing changes
 
     unseen = gym(cluster, "describe", "arithmetic", "-n", namespace)
+    assert unseen.err == ""
     assert f"no operator has looked at it: does one run that watches {namespace}?" in unseen.out
 
     waits = condition("EnvironmentReady", "False", "ModelNotReady", "GymEnvironment arithmetic")
