@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from kubegym.storage import ObjectStore, StoreOptions, open_store
+from testbed.runs import assert_exactly_once
 from testbed.s3 import S3Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -204,3 +205,30 @@ def serve_process(*arguments: str) -> Iterator[str]:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def worker_entry(model: str, name: str = "arithmetic", **endpoints: Any) -> dict[str, Any]:
+    """An environment with everything in the worker but what is given an address."""
+    policy = {"baseUrl": f"{model}/v1", "model": "simulated", "kind": "server"}
+    agent = "Service" if "agent" in endpoints else "Worker"
+    resources = "Service" if endpoints else "Worker"
+    return {
+        "manifest": environment_manifest(name, agent, resources),
+        "endpoints": {"agent": [], "resources": [], "models": {"policy": policy}, **endpoints},
+    }
+
+
+async def ended(process: asyncio.subprocess.Process) -> int:
+    """The exit code of a pod, when it has one."""
+    await process.communicate()
+    assert process.returncode is not None
+    return process.returncode
+
+
+async def rows_of(cluster: Cluster, prefix: str) -> list[dict[str, Any]]:
+    """Every row of a finished run, each exactly once."""
+    store = cluster.store(prefix)
+    try:
+        return await assert_exactly_once(store)
+    finally:
+        await store.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import signal
 import urllib.error
 import urllib.request
@@ -15,8 +14,7 @@ import orjson
 import pytest
 
 from kubegym.rollout import read_run
-from testbed.pods import ROOT, Cluster, environment_manifest, eventually, kill, pods_end, serve_process, url_of
-from testbed.runs import assert_exactly_once
+from testbed.pods import ROOT, Cluster, ended, eventually, pods_end, rows_of, serve_process, url_of, worker_entry
 
 pytestmark = pytest.mark.contract
 
@@ -24,76 +22,12 @@ WAIT = 240.0
 SHARDS = {"tasksPerShard": 3}
 
 
-def entry(model: str, name: str = "arithmetic", **endpoints: Any) -> dict[str, Any]:
-    """An environment with everything in the worker but what is given an address."""
-    policy = {"baseUrl": f"{model}/v1", "model": "simulated", "kind": "server"}
-    agent = "Service" if "agent" in endpoints else "Worker"
-    resources = "Service" if endpoints else "Worker"
-    return {
-        "manifest": environment_manifest(name, agent, resources),
-        "endpoints": {"agent": [], "resources": [], "models": {"policy": policy}, **endpoints},
-    }
-
-
-async def ended(process: asyncio.subprocess.Process) -> int:
-    await process.communicate()
-    assert process.returncode is not None
-    return process.returncode
-
-
-async def rows_of(cluster: Cluster, prefix: str) -> list[dict[str, Any]]:
-    """Every row of a finished run, each exactly once."""
-    store = cluster.store(prefix)
-    try:
-        return await assert_exactly_once(store)
-    finally:
-        await store.close()
-
-
-@pytest.mark.parametrize(("workers", "seed"), [(1, 1), (2, 2), (3, 3), (4, 4)])
-async def test_killed_at_any_moment_each_rollout_has_one_result(
-    workers: int, seed: int, cluster: Cluster, model: str, prefix: str
-) -> None:
-    """A killed pod is replaced by another of its index, as an Indexed Job does it."""
-    rng = random.Random(seed)
-    cluster.workers = workers
-    cluster.freeze(prefix, {"math": entry(model)}, rolloutsPerTask=4, sharding=SHARDS)
-    pods: list[asyncio.subprocess.Process] = []
-    kills = 0
-
-    async def live(index: int) -> None:
-        nonlocal kills
-        life = 0
-        while True:
-            life += 1
-            process = await cluster.worker(f"worker-{index}-{life}", index)
-            pods.append(process)
-            await url_of(process)
-            if life <= 2:
-                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=rng.uniform(0.2, 2.5))
-                if process.returncode is None:
-                    kill(process)
-                    kills += 1
-            code = await ended(process)
-            if code == 0:
-                return
-            assert code in (-9, 12), cluster.log(f"worker-{index}-{life}")
-
-    async with asyncio.timeout(WAIT), pods_end(pods):
-        await asyncio.gather(*(live(index) for index in range(workers)))
-        assert await cluster.finalise() == 0, cluster.log("finaliser")
-        rows = await rows_of(cluster, prefix)
-    assert kills
-    assert len(rows) == 96
-    assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
-    said = cluster.words("finaliser")
-    assert said["rollouts"] == {"expected": 96, "scored": 96, "unscored": 0, "failed": 0}
-
-
 async def test_placements_and_their_mixture_give_the_same_rows(cluster: Cluster, model: str, prefix: str) -> None:
     async def collected(place: str, **endpoints: Any) -> list[Any]:
         here = f"{prefix}/{place}"
-        cluster.freeze(here, {"math": entry(model, **endpoints)}, rolloutsPerTask=2, sampling={"temperature": "0"})
+        cluster.freeze(
+            here, {"math": worker_entry(model, **endpoints)}, rolloutsPerTask=2, sampling={"temperature": "0"}
+        )
         process = await cluster.worker(place, 0)
         assert await ended(process) == 0, cluster.log(place)
         assert await cluster.finalise() == 0
@@ -121,7 +55,7 @@ async def test_placements_and_their_mixture_give_the_same_rows(cluster: Cluster,
 
 
 async def test_several_environments_are_routed_and_share_a_job(cluster: Cluster, model: str, prefix: str) -> None:
-    entries = {"math": entry(model), "choice": {**entry(model, "mcqa"), "rolloutsPerTask": 1}}
+    entries = {"math": worker_entry(model), "choice": {**worker_entry(model, "mcqa"), "rolloutsPerTask": 1}}
     cluster.freeze(prefix, entries, rolloutsPerTask=2, output={"merge": True})
     cluster.workers = 2
     async with asyncio.timeout(WAIT):
@@ -140,7 +74,7 @@ async def test_several_environments_are_routed_and_share_a_job(cluster: Cluster,
 
 
 async def test_sigterm_saves_what_is_finished_and_another_goes_on(cluster: Cluster, model: str, prefix: str) -> None:
-    cluster.freeze(prefix, {"math": entry(model)}, rolloutsPerTask=8, sharding=SHARDS)
+    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=8, sharding=SHARDS)
     async with asyncio.timeout(WAIT):
         process = await cluster.worker("first", 0)
         url = await url_of(process)
@@ -160,7 +94,7 @@ async def test_sigterm_saves_what_is_finished_and_another_goes_on(cluster: Clust
 
 
 async def test_a_finished_run_completes_at_once_and_asks_no_model(cluster: Cluster, model: str, prefix: str) -> None:
-    cluster.freeze(prefix, {"math": entry(model)}, output={"merge": True})
+    cluster.freeze(prefix, {"math": worker_entry(model)}, output={"merge": True})
     async with asyncio.timeout(WAIT):
         assert await ended(await cluster.worker("worker", 0)) == 0
         assert await cluster.finalise() == 0
@@ -168,7 +102,7 @@ async def test_a_finished_run_completes_at_once_and_asks_no_model(cluster: Clust
         store = cluster.store(prefix)
         manifest = await store.get("manifest.json")
         assert manifest is not None
-        cluster.freeze(prefix, {"math": entry("http://127.0.0.1:9")}, uid="uid-2", output={"merge": True})
+        cluster.freeze(prefix, {"math": worker_entry("http://127.0.0.1:9")}, uid="uid-2", output={"merge": True})
         assert await ended(await cluster.worker("again", 0)) == 0, cluster.log("again")
         assert await cluster.finalise("finaliser-again") == 0, cluster.log("finaliser-again")
         assert cluster.words("finaliser-again") == first
@@ -184,7 +118,7 @@ async def test_a_finished_run_may_grow(cluster: Cluster, model: str, prefix: str
     async with asyncio.timeout(WAIT):
         for generation, rollouts in ((1, 1), (2, 3)):
             uid = f"uid-{generation}"
-            cluster.freeze(prefix, {"math": entry(model)}, uid=uid, rolloutsPerTask=rollouts)
+            cluster.freeze(prefix, {"math": worker_entry(model)}, uid=uid, rolloutsPerTask=rollouts)
             if generation == 2:
                 assert await cluster.finalise("too-early") == 11, "more is asked for"
             assert await ended(await cluster.worker(f"worker-{generation}", 0)) == 0
@@ -195,7 +129,7 @@ async def test_a_finished_run_may_grow(cluster: Cluster, model: str, prefix: str
 
 async def test_the_pace_changes_while_it_works(cluster: Cluster, prefix: str) -> None:
     with serve_process("model", "--engine", "simulated", "--latency", "0.3") as slow:
-        cluster.freeze(prefix, {"math": entry(slow)}, rolloutsPerTask=1000)
+        cluster.freeze(prefix, {"math": worker_entry(slow)}, rolloutsPerTask=1000)
         cluster.pace(2)
         async with asyncio.timeout(WAIT):
             process = await cluster.worker("worker", 0)
@@ -209,7 +143,7 @@ async def test_the_pace_changes_while_it_works(cluster: Cluster, prefix: str) ->
 
 
 async def test_probes_metrics_and_progress(cluster: Cluster, model: str, prefix: str) -> None:
-    cluster.freeze(prefix, {"math": entry(model)}, rolloutsPerTask=50, sharding=SHARDS)
+    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=50, sharding=SHARDS)
     async with asyncio.timeout(WAIT):
         process = await cluster.worker("worker", 0)
         async with pods_end([process]):
