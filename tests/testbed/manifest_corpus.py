@@ -294,7 +294,38 @@ MODEL_SERVERS = [
     Case(
         "server-adapter",
         "ModelServer",
-        {"source": {"uri": "hf://o/m"}, "weights": {"uri": "s3://b/p", "version": 1, "kind": "Adapter"}},
+        {
+            "source": {"uri": "hf://o/m", "revision": "a"},
+            "weights": {"uri": "s3://b/p", "version": 1, "kind": "Adapter"},
+        },
+    ),
+    Case(
+        "server-custom-arguments",
+        "ModelServer",
+        {"engine": "custom", "podTemplate": {}, "engineArgs": {"a": "b"}},
+        "engineArgs",
+        "engine custom has no engineArgs: write them as args of the container engine in podTemplate",
+    ),
+    Case("server-image", "ModelServer", {"source": {"uri": "oci://r/m@sha256:" + "0" * 64}}),
+    Case(
+        "server-image-by-revision", "ModelServer", {"source": {"uri": "oci://r/m:1", "revision": "sha256:" + "0" * 64}}
+    ),
+    Case("server-image-cache", "ModelServer", {"source": {"uri": "hf://o/m"}, "cache": {"image": "r/m:1"}}),
+    Case(
+        "server-hub-not-pinned",
+        "ModelServer",
+        {"source": {"uri": "hf://o/m"}},
+        "source.revision",
+        "hf:// needs a revision, a commit, so that all replicas serve the same weights",
+        False,
+    ),
+    Case(
+        "server-image-not-pinned",
+        "ModelServer",
+        {"source": {"uri": "oci://r/m:1", "revision": "main"}},
+        "source.revision",
+        "oci:// needs a revision, the image's digest sha256:..., unless the uri ends in it",
+        False,
     ),
     Case(
         "server-custom-without-pod",
@@ -618,7 +649,7 @@ UPDATES = [
     Update("weights-shrink", "ModelServer", _WEIGHTS, _announce(version=6), "weights.version", _GROWS),
     Update("weights-same-number", "ModelServer", _WEIGHTS, _announce(uri="s3://b/two"), "weights.version", _GROWS),
     Update("weights-other-kind", "ModelServer", _WEIGHTS, _announce(kind="Adapter"), "weights.version", _GROWS),
-    Update("weights-vanish", "ModelServer", _WEIGHTS, {}, "", "weights stay once they are announced"),
+    Update("weights-vanish", "ModelServer", _WEIGHTS, {}, "weights", "weights stay once they are announced"),
     Update("server-other-engine", "ModelServer", {}, {"engine": "simulated"}),
     Update(
         "inline-weights-shrink",
@@ -662,8 +693,22 @@ UPDATES = [
     ),
     Update("job-group", "RolloutJob", {}, {"group": {"dropZeroVariance": True}}, "group", _STAYS),
     Update("job-sharding", "RolloutJob", {}, {"sharding": {"tasksPerShard": 1}}, "sharding", _STAYS),
-    Update("job-lag-appears", "RolloutJob", {}, {"maxPolicyVersionLag": 1}, "", "maxPolicyVersionLag " + _STAYS),
-    Update("job-lag-vanishes", "RolloutJob", {"maxPolicyVersionLag": 1}, {}, "", "maxPolicyVersionLag " + _STAYS),
+    Update(
+        "job-lag-appears",
+        "RolloutJob",
+        {},
+        {"maxPolicyVersionLag": 1},
+        "maxPolicyVersionLag",
+        "maxPolicyVersionLag " + _STAYS,
+    ),
+    Update(
+        "job-lag-vanishes",
+        "RolloutJob",
+        {"maxPolicyVersionLag": 1},
+        {},
+        "maxPolicyVersionLag",
+        "maxPolicyVersionLag " + _STAYS,
+    ),
     Update(
         "job-lag",
         "RolloutJob",
@@ -674,9 +719,16 @@ UPDATES = [
     ),
     Update("job-truncated", "RolloutJob", {}, {"onTruncated": "Skip"}, "onTruncated", _STAYS),
     Update("job-output", "RolloutJob", {}, {"output": {"uri": "s3://bucket/other/"}}, "output", _STAYS),
-    Update("job-manager-appears", "RolloutJob", {}, {"managedBy": "kubegym.dev/operator"}, "", "managedBy " + _STAYS),
-    Update("job-queue-appears", "RolloutJob", {}, {"queue": {"name": "q"}}, "", "queue " + _STAYS),
-    Update("job-queue", "RolloutJob", {"queue": {"name": "q"}}, {"queue": {"name": "r"}}, "", "queue " + _STAYS),
+    Update(
+        "job-manager-appears",
+        "RolloutJob",
+        {},
+        {"managedBy": "kubegym.dev/operator"},
+        "managedBy",
+        "managedBy " + _STAYS,
+    ),
+    Update("job-queue-appears", "RolloutJob", {}, {"queue": {"name": "q"}}, "queue", "queue " + _STAYS),
+    Update("job-queue", "RolloutJob", {"queue": {"name": "q"}}, {"queue": {"name": "r"}}, "queue", "queue " + _STAYS),
     Update(
         "job-pod-template",
         "RolloutJob",

@@ -16,7 +16,8 @@ _HEAD = """\
 <!-- Generated from the models by `python -m kubegym_operator.api.crdgen`; do not edit. -->
 
 Every field of a manifest, as `kubectl explain` shows it. A local run reads the same manifests; what a cluster refuses
-and a local run takes is `file://` (a pod does not see your disk) and names of more than 40 characters.
+and a local run takes: `file://` (a pod does not see your disk), weights that are not pinned (`hf://` without revision,
+`oci://` without digest), and names of more than 40 characters or with a digit in front.
 
 Required fields are marked with \\*. Numbers that may be fractions are strings. Where a field is left out, its default
 stands in the text.

@@ -131,8 +131,7 @@ def _immutable(field: str) -> Rule:
         same,
         f"{field} is immutable: put it back, or create a new RolloutJob; only suspend, parallelism, concurrency, "
         "deadlines, ttlSecondsAfterFinished and failurePolicy may change",
-        # A path to a field that is gone is refused; what is required or has a default is always there.
-        "" if field in _OPTIONAL else field,
+        field,
     )
 
 
@@ -189,6 +188,23 @@ RULES: Final[dict[type[BaseModel], tuple[Rule, ...]]] = {
             "self.engine != 'custom' || has(self.podTemplate)",
             "engine custom needs podTemplate, with a container named engine and its image",
             "podTemplate",
+        ),
+        Rule(
+            "self.engine != 'custom' || !has(self.engineArgs) || self.engineArgs.size() == 0",
+            "engine custom has no engineArgs: write them as args of the container engine in podTemplate",
+            "engineArgs",
+        ),
+        Rule(
+            "!has(self.source) || !self.source.uri.startsWith('hf://') || has(self.source.revision) "
+            "|| (has(self.cache) && has(self.cache.image))",
+            "hf:// needs a revision, a commit, so that all replicas serve the same weights",
+            "source.revision",
+        ),
+        Rule(
+            "!has(self.source) || !self.source.uri.startsWith('oci://') || self.source.uri.contains('@sha256:') "
+            "|| (has(self.source.revision) && self.source.revision.matches(r'^sha256:[0-9a-f]{64}$'))",
+            "oci:// needs a revision, the image's digest sha256:..., unless the uri ends in it",
+            "source.revision",
         ),
         Rule(
             "!has(self.weights) || self.weights.kind != 'Adapter' || has(self.source)",

@@ -46,7 +46,7 @@ class ModelSource(SpecModel):
     `pvc://claim/path` or `oci://registry/image`. They are fetched once, verified, then mounted read-only.
     """
     revision: Text | None = None
-    """Commit, tag or digest that pins the weights. Left out, what is found at the first start is resolved and kept."""
+    """Commit or digest that pins the weights. A cluster needs it for `hf://`, and for `oci://` unless the URI has it."""
     credentials_secret_ref: SecretRef | None = None
     """Secret with `HF_TOKEN`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (`AWS_SESSION_TOKEN`), or
     `GOOGLE_APPLICATION_CREDENTIALS_JSON`. Left out, the pod's own identity is used.
@@ -238,6 +238,8 @@ class ModelServerSpec(SpecModel):
             raise ValueError("weights of kind Adapter need source: the model that they adapt")
         if self.engine == "custom" and self.pod_template is None:
             raise ValueError("engine custom needs podTemplate, with a container named engine and its image")
+        if self.engine == "custom" and self.engine_args:
+            raise ValueError("engine custom has no engineArgs: write them as args of the container in podTemplate")
         return self
 
 

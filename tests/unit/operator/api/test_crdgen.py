@@ -33,12 +33,14 @@ PACE = {
 }
 
 Schema = dict[str, Any]
+OUTPUTS = outputs()
+ROOTS = {kind.plural: definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for kind in DEFINITIONS}
 
 each_kind = pytest.mark.parametrize("kind", DEFINITIONS, ids=lambda kind: kind.plural)
 
 
 def root(kind: Definition) -> Schema:
-    schema: Schema = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    schema: Schema = ROOTS[kind.plural]
     return schema
 
 
@@ -56,19 +58,19 @@ def below(kind: Definition, *parts: str) -> list[tuple[str, Schema]]:
     return [found for part in parts for found in nodes(root(kind)["properties"][part], part)]
 
 
-@pytest.mark.parametrize("name", sorted(outputs()))
+@pytest.mark.parametrize("name", sorted(OUTPUTS))
 def test_what_is_committed_is_what_the_models_say(name: str) -> None:
-    assert (ROOT / name).read_text() == outputs()[name], "run python -m kubegym_operator.api.crdgen"
+    assert (ROOT / name).read_text() == OUTPUTS[name], "run python -m kubegym_operator.api.crdgen"
 
 
 @each_kind
 def test_a_definition_is_small_enough_for_kubectl_apply(kind: Definition) -> None:
-    assert len(outputs()[f"crds/kubegym.dev_{kind.plural}.yaml"].encode()) <= LARGEST
+    assert len(OUTPUTS[f"crds/kubegym.dev_{kind.plural}.yaml"].encode()) <= LARGEST
 
 
 @each_kind
 def test_yaml_holds_the_definition(kind: Definition) -> None:
-    assert yaml.safe_load(outputs()[f"crds/kubegym.dev_{kind.plural}.yaml"]) == definition(kind)
+    assert yaml.safe_load(OUTPUTS[f"crds/kubegym.dev_{kind.plural}.yaml"]) == definition(kind)
 
 
 @each_kind
@@ -215,7 +217,7 @@ def test_check_tells_what_is_out_of_date(tmp_path: Path, capsys: pytest.CaptureF
     assert "wrote docs/reference/crds.md" in capsys.readouterr().out
 
     assert main(["--check"], tmp_path) == 0
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(outputs())
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(OUTPUTS)
 
 
 def test_the_generator_runs_as_a_program() -> None:
