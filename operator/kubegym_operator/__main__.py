@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 import orjson
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from kubegym.core.errors import KubeGymError
 from kubegym_operator.app import operate
@@ -59,7 +60,7 @@ def main() -> int:
     """The exit code: 0 after a signal, 1 where the cluster is out of reach, 2 for settings that cannot be."""
     try:
         settings = OperatorSettings()
-    except ValidationError as error:
+    except (ValidationError, SettingsError) as error:
         print(f"kubegym-operator: {error}", file=sys.stderr)
         return 2
     set_up_logging(settings)

@@ -6,9 +6,9 @@ Lists and maps are JSON, as the chart writes them. What pods are rendered with i
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -106,6 +106,20 @@ class OperatorSettings(BaseSettings):
 
     pod_name: str = Field(default="", validation_alias="POD_NAME")
     pod_namespace: str = Field(default="default", validation_alias="POD_NAMESPACE")
+
+    @field_validator("listen")
+    @classmethod
+    def _names_a_port(cls, value: str) -> str:
+        _, colon, port = value.rpartition(":")
+        if not colon or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"HOST:PORT or :PORT, not {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _lease_spans_grow(self) -> Self:
+        if not self.lease_retry_seconds < self.lease_renew_seconds < self.lease_duration_seconds:
+            raise ValueError("lease_retry_seconds < lease_renew_seconds < lease_duration_seconds, or two may lead")
+        return self
 
     @property
     def address(self) -> tuple[str | None, int]:
