@@ -1,7 +1,7 @@
 """Throughput of 1 to 8 worker pods of one run, over the simulated engine with log-normal durations (sigma 1).
 
 The workers are processes with their files as in a pod, a real S3 server and a served model. They warm up at a pace of
-one rollout each; when all are there the pace is raised, as in a running job, and what they settle in a minute is counted.
+one rollout each; when all are there the pace is raised, as in a running job; what they settle in a minute is counted.
 
 usage: python -m benchmarks.workers SECONDS WORKERS...
 """
