@@ -1,35 +1,36 @@
-"""A cluster that knows our kinds and the classes that golden files name."""
+"""Clusters that know our kinds, with namespaces that admit restricted pods only."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import yaml
 
-from testbed.k8s.api import Refused
 from testbed.k8s.cluster import Cluster
-
-CRDS = sorted((Path(__file__).resolve().parents[3] / "crds").glob("*.yaml"))
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+from testbed.rendered_live import RESTRICTED, know_our_kinds
 
 
 @pytest.fixture(scope="session")
 def kinds(cluster: Cluster) -> None:
-    """The three kinds are established, and there is a PriorityClass ``low``."""
-    cluster.apply([yaml.safe_load(path.read_text()) for path in CRDS])
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"-f={path}" for path in CRDS))
-    low = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "low"}, "value": 1}
-    try:
-        cluster.api.create(low)
-    except Refused as refused:
-        if refused.reason != "AlreadyExists":
-            raise
+    """Our kinds in ``cluster``."""
+    know_our_kinds(cluster)
+
+
+@pytest.fixture(scope="session")
+def kueue_kinds(kueue_cluster: Cluster) -> None:
+    """Our kinds in ``kueue_cluster``."""
+    know_our_kinds(kueue_cluster)
 
 
 @pytest.fixture
 def restricted(cluster: Cluster, kinds: None) -> Iterator[str]:
-    """A namespace that admits restricted pods only."""
+    """A namespace of ``cluster``."""
     with cluster.namespace("restricted", labels=RESTRICTED) as name:
+        yield name
+
+
+@pytest.fixture
+def kueue_restricted(kueue_cluster: Cluster, kueue_kinds: None) -> Iterator[str]:
+    """A namespace of ``kueue_cluster``."""
+    with kueue_cluster.namespace("restricted", labels=RESTRICTED) as name:
         yield name

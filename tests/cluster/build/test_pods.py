@@ -7,31 +7,12 @@ from typing import Any
 import pytest
 
 from kubegym.core.spec import RolloutJob
-from kubegym_operator.api import parse
-from kubegym_operator.build.context import BuildContext
-from kubegym_operator.build.scale import initial_scale
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
-from testbed.rendered import Manifest, Object, render
+from testbed.rendered import Object, render
+from testbed.rendered_live import CONTEXT, component, created, stored
 
-CONTEXT = BuildContext()
 HUB = {"uri": "hf://org/model", "revision": "abc"}
-
-
-def stored(cluster: Cluster, namespace: str, kind: str, name: str, spec: Object) -> Manifest:
-    """A custom resource as the API server has stored it, which its children refer to by uid."""
-    raw = {"apiVersion": "kubegym.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec}
-    return parse(cluster.api.create(raw, namespace))
-
-
-def created(cluster: Cluster, manifests: list[Manifest], replicas: int = 1) -> list[Object]:
-    """Render manifests and create what they are rendered into; the inline servers stay manifests."""
-    objects = render(manifests, CONTEXT, inline=False).objects
-    return [cluster.api.create(initial_scale(obj, replicas) if obj["kind"] == "Deployment" else obj) for obj in objects]
-
-
-def component(name: str) -> str:
-    return f"app.kubernetes.io/component={name}"
 
 
 def test_gpu_pods_go_where_gpus_are_and_wait_where_there_are_not_enough(cluster: Cluster, restricted: str) -> None:
