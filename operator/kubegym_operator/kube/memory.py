@@ -108,6 +108,10 @@ class MemoryKube:
         """
         self._faults.append(_Fault(error, verb, kind, times, after))
 
+    def heal(self) -> None:
+        """Forget the failures that have not happened yet."""
+        self._faults.clear()
+
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Tell somebody of every change, with a copy of the object; returns what ends that."""
         self._watchers.append(watcher)
