@@ -33,7 +33,7 @@ _PREFIX_INDEXED = "kubegym.dev/"
 
 
 class Change(NamedTuple):
-    """What a listener is told: an object as it is kept, whether it is gone, and whether our own write did it."""
+    """What a listener is told: an object as it is kept, whether it is gone, and whether only its status is ours and new."""
 
     key: ObjectKey
     obj: Object
@@ -119,7 +119,7 @@ class Cache:
     def put(self, obj: Object, *, own: bool = False) -> bool:
         """Keep an object; False where it is not newer than what is known, or of a kind that nobody watches.
 
-        ``own``: it is the answer to our own write.
+        ``own``: only our own write of its status brings it, which is no news to whoever wrote it.
         """
         key, metadata = key_of(obj), obj["metadata"]
         if key.kind not in self._kinds:

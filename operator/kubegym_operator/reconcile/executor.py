@@ -120,7 +120,7 @@ class Executor:
                 await self._claim_replicas(known)
                 wrote = 1
         answer = await self._write(partial(self._api.apply, obj, manager=MANAGER))
-        self._cache.put(answer, own=True)
+        self._cache.put(answer)
         if differs(obj, answer):
             self._remember(key, content, answer)
         return wrote + 1
@@ -146,13 +146,13 @@ class Executor:
                 raise Conflict(f"{key} comes and goes") from None
             _refuse_foreign(owner, found)
             answer = found
-        self._cache.put(answer, own=True)
+        self._cache.put(answer)
         return 1
 
     async def _patch(self, patch: Patch) -> int:
         with suppress(NotFound):
             request = partial(self._api.patch, patch.kind, patch.namespace, patch.name, patch.body)
-            self._cache.put(await self._write(request), own=True)
+            self._cache.put(await self._write(request))
         return 1
 
     async def _scale(self, scale: Scale) -> int:
@@ -185,7 +185,7 @@ class Executor:
         metadata = {name: known["metadata"][name] for name in ("name", "namespace", "resourceVersion")}
         obj = {"apiVersion": known["apiVersion"], "kind": known["kind"], "metadata": metadata}
         claim = {**obj, "spec": {"replicas": known["spec"]["replicas"]}}
-        self._cache.put(await self._write(partial(self._api.apply, claim, manager=REPLICAS_MANAGER)), own=True)
+        self._cache.put(await self._write(partial(self._api.apply, claim, manager=REPLICAS_MANAGER)))
 
     async def _write(self, request: Callable[[], Awaitable[T]]) -> T:
         await self._limiter.take()

@@ -84,6 +84,12 @@ def test_our_own_status_concerns_others_and_not_itself(bench: Bench) -> None:
     assert bench.put(GYM_ENVIRONMENT, "math", own=True, spec=ENVIRONMENT_SPEC, status=serves) == {RJ, MS}
 
 
+def test_a_model_server_made_for_an_environment_is_looked_at_and_so_is_its_owner(bench: Bench) -> None:
+    labels = {"kubegym.dev/gymenvironment-name": "math"}
+    made = Key("ModelServer", "space", "math-policy")
+    assert bench.put(MODEL_SERVER, "math-policy", metadata={"labels": labels}, spec={}) >= {made, ENV}
+
+
 def test_progress_wakes_nobody(bench: Bench) -> None:
     assert bench.put(ROLLOUT_JOB, "run", spec=JOB_SPEC, status={"rollouts": {"scored": 7}}, own=True) == set()
     assert bench.put(ROLLOUT_JOB, "run", spec=JOB_SPEC, status={"rollouts": {"scored": 8}}) == {RJ}
