@@ -12,6 +12,7 @@ import kubernetes.config
 import urllib3
 
 Object = dict[str, Any]
+Objects = list[Object]
 
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -109,10 +110,10 @@ class Api:
             raise
         return found
 
-    def list(self, api_version: str, kind: str, namespace: str | None = None, labels: str = "") -> list[Object]:
+    def list(self, api_version: str, kind: str, namespace: str | None = None, labels: str = "") -> Objects:
         """All objects of a kind; ``labels`` is a selector."""
         query = {"labelSelector": labels} if labels else None
-        items: list[Object] = self.request("GET", self.path(api_version, kind, namespace), query=query)["items"]
+        items: Objects = self.request("GET", self.path(api_version, kind, namespace), query=query)["items"]
         return [{"apiVersion": api_version, "kind": kind, **item} for item in items]
 
     def create(self, obj: Object, namespace: str | None = None) -> Object:

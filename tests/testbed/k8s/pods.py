@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Callable
 from typing import Any
 
-from testbed.k8s.api import Api, Object, Refused
+from testbed.k8s.api import Api, Object, Objects, Refused
 from testbed.k8s.kwok import HOLD
 from testbed.k8s.process import until
 
@@ -23,16 +23,16 @@ class Pods:
         assert pod is not None, f"there is no pod {namespace}/{name}"
         return pod
 
-    def list(self, namespace: str, labels: str = "") -> list[Object]:
+    def list(self, namespace: str, labels: str = "") -> Objects:
         """Pods by a label selector, oldest first."""
         found = self._api.list("v1", "Pod", namespace, labels)
         return sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
     def wait(
         self, namespace: str, labels: str = "", *, count: int = 1, phase: str = "Running", seconds: float = 60
-    ) -> list[Object]:
+    ) -> Objects:
         """Wait until ``count`` pods, none of them being deleted, are in a phase; they."""
-        found: list[Object] = []
+        found: Objects = []
 
         def there() -> bool:
             found[:] = [

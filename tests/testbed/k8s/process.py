@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,15 +23,18 @@ class Ended(Exception):
 class Program:
     """A child process that can be ended and started again.
 
-    It gets no input, writes to a log, and is killed by the kernel when whoever started it is gone.
+    It gets no input, writes to a log, and is killed by the kernel when whoever started it is gone. Its environment is
+    PATH, HOME (``folder``), and what is given.
     """
 
-    def __init__(self, name: str, command: Sequence[str | Path], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         self._command = [*_ends_with_its_parent(), *map(str, command)]
         # Programs of Kubernetes write caches under HOME, and must not find the developer's kubeconfig.
-        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder)}
+        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(folder), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
