@@ -33,7 +33,7 @@ _PREFIX_INDEXED = "kubegym.dev/"
 
 
 class Change(NamedTuple):
-    """What a listener is told: an object as it is kept, whether it is gone, and whether only its status is ours and new."""
+    """What a listener is told: an object as it is kept, whether it is gone, and whether we only wrote its status."""
 
     key: ObjectKey
     obj: Object
