@@ -45,32 +45,42 @@ _BASE_SETTINGS = (
 )
 
 
-def project_tag() -> str:
-    """The tag that the images of this checkout have, built or not."""
-    digest = hashlib.sha256(base_key().encode())
-    for file in sorted(_source_files()):
-        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    return f"dev-{digest.hexdigest()[:12]}"
-
-
 def project_images() -> dict[str, str]:
     """References of the project's images by role, built first if need be.
 
     Raises:
         CannotBuild: there is no engine, or a build failed.
     """
-    tag = project_tag()
-    references = {role: f"{PREFIX}{role}:{tag}" for role in ROLES}
     used = engine()
     with exclusively(_lock("project")):
-        base = base_image(used)
-        for role, reference in references.items():
-            if not used.has(reference):
-                arguments = {"BASE": base, "VERSION": tag, "REVISION": _revision()}
-                used.build(reference, ROOT, ROOT / f"Dockerfile.{role}", arguments=arguments)
-                old = [image for image in used.references(f"{PREFIX}{role}:dev-") if image != reference]
-                used.remove(old)
+        references = _references(ROOT)
+        if all(map(used.has, references.values())):
+            return references
+        # Of a copy: somebody may write on while it is built, and all images are to be of the same state.
+        with tempfile.TemporaryDirectory(prefix="kubegym-sources-", dir=cache()) as above:
+            sources = Path(above)
+            for file in _source_files(ROOT):
+                (sources / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, sources / file.relative_to(ROOT))
+            references = _references(sources)
+            arguments = {"BASE": base_image(used), "VERSION": _tag(sources), "REVISION": _revision()}
+            for role, reference in references.items():
+                if not used.has(reference):
+                    used.build(reference, sources, sources / f"Dockerfile.{role}", arguments=arguments)
+                    old = [image for image in used.references(f"{PREFIX}{role}:dev-") if image != reference]
+                    used.remove(old)
     return references
+
+
+def _references(sources: Path) -> dict[str, str]:
+    return {role: f"{PREFIX}{role}:{_tag(sources)}" for role in ROLES}
+
+
+def _tag(sources: Path) -> str:
+    digest = hashlib.sha256(base_key().encode())
+    for file in sorted(_source_files(sources)):
+        digest.update(str(file.relative_to(sources)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return f"dev-{digest.hexdigest()[:12]}"
 
 
 def vllm_image() -> str:
@@ -171,15 +181,15 @@ def debian_root(archive: Path, variant: str, packages: Sequence[str], finish: st
         raise CannotBuild(f"mmdebstrap ended with {done.returncode}:\n{done.stdout[-3000:]}")
 
 
-def _source_files() -> Iterator[Path]:
+def _source_files(root: Path) -> Iterator[Path]:
     """What .dockerignore lets into a build, and the Dockerfiles."""
-    yield from (ROOT / f"Dockerfile.{role}" for role in ROLES)
-    yield ROOT / ".dockerignore"
+    yield from (root / f"Dockerfile.{role}" for role in ROLES)
+    yield root / ".dockerignore"
     for name in _SOURCES:
-        path = ROOT / name
+        path = root / name
         files = path.rglob("*") if path.is_dir() else [path]
         for file in files:
-            parts = file.relative_to(ROOT).parts
+            parts = file.relative_to(root).parts
             tested = parts[0] == "environments" and ("tests" in parts[2:3] or parts[1:] == ("conftest.py",))
             if file.is_file() and "__pycache__" not in parts and not tested:
                 yield file
