@@ -88,6 +88,8 @@ def _inlined(node: Any, definitions: dict[str, Any]) -> Any:
         target = definitions[node["$ref"].rpartition("/")[2]]
         return _inlined({**target, **{key: value for key, value in node.items() if key != "$ref"}}, definitions)
     kept = {key: value for key, value in node.items() if key not in ("title", "default")}
+    if "patternProperties" in kept:
+        kept["additionalProperties"] = False
     if "properties" in kept:  # names of values, which may be called "title" too
         properties = {key: _inlined(value, definitions) for key, value in kept.pop("properties").items()}
         return {**_inlined(kept, definitions), "properties": properties}

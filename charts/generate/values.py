@@ -20,6 +20,7 @@ class Section(BaseModel):
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 OptionalName = Annotated[str, StringConstraints(pattern=r"^([a-z0-9]([-.a-z0-9]*[a-z0-9])?)?$", max_length=253)]
 Cidr = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F.:]+/[0-9]{1,3}$")]
+SettingName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$")]
 Duration = Annotated[str, StringConstraints(pattern=r"^([0-9]+(ms|s|m|h))+$")]
 Strings = Annotated[dict[str, str], Field()]
 KubeObject = Annotated[dict[str, Any], Field()]
@@ -98,7 +99,7 @@ class Operator(Section):
     )
     log_level: Literal["debug", "info", "warning", "error"] = described("What it logs.", "info")
     log_format: Literal["json", "text"] = described("How it logs.", "json")
-    settings: Annotated[dict[str, str], Field()] = described(
+    settings: dict[SettingName, str] = described(
         "Further settings by the part of their environment variable behind `KUBEGYM_OPERATOR_`, such as"
         " `RESYNC_SECONDS: '300'`.",
         {},

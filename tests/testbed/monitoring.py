@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
-from testbed.build import module_folder
+from testbed.build import CannotBuild, module_folder
+from testbed.images_packages import require
 from testbed.required import unavailable
 
 FILES = Path(__file__).resolve().parents[2] / "charts" / "kubegym" / "files"
@@ -21,11 +21,12 @@ _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def promtool(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Run promtool; the test is skipped (in CI failed) where it is not installed."""
-    program = shutil.which("promtool")
-    if program is None:
-        unavailable("promtool is not installed: apt-get install --no-install-recommends prometheus")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    """Run promtool, of Debian's package; the test is skipped (in CI failed) where it cannot be had."""
+    try:
+        require({"promtool": "prometheus"})
+    except CannotBuild as error:
+        unavailable(str(error))
+    return subprocess.run(["promtool", *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def prometheus_operator_crds() -> str:

@@ -7,13 +7,17 @@ a pattern of helm's complaint. ``served`` are API versions that the cluster has 
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from kubegym_operator.settings import OperatorSettings
 from testbed.helm import CHART, NAMESPACE, Helm, HelmFailed, Object
 
 CASES = sorted((Path(__file__).parent / "cases").glob("*.yaml"))
@@ -74,6 +78,27 @@ def test_every_template_is_rendered_by_a_case(helm: Helm) -> None:
             covered |= helm.render(case.get("values"), served=case.get("served", ())).keys()
     templates = {str(path.relative_to(CHART)) for path in (CHART / "templates").rglob("*.yaml")}
     assert templates - covered == set()
+
+
+@pytest.mark.parametrize("path", [path for path in CASES if "refuses" not in path.stem], ids=lambda path: path.stem)
+def test_the_operator_understands_its_settings(helm: Helm, path: Path) -> None:
+    case = load(path)
+    (deployment,) = helm.render(case.get("values"), served=case.get("served", ()))["templates/deployment.yaml"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    told = {one["name"]: one.get("value", "from the pod") for one in container["env"]}
+    prefix = "KUBEGYM_OPERATOR_"
+    named = {name.removeprefix(prefix).lower() for name in told if name.startswith(prefix)}
+    assert named - OperatorSettings.model_fields.keys() == set()
+    assert {"images", "lease_name", "listen", "dns"} <= named
+
+    code = "from kubegym_operator.settings import OperatorSettings; print(OperatorSettings().model_dump_json())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert read["lease_name"] == deployment["metadata"]["name"]
+    assert read["pod_namespace"] == "from the pod"
 
 
 def test_lint_is_content(helm: Helm) -> None:
