@@ -73,7 +73,8 @@ def project_images() -> dict[str, str]:
 
 
 def _references(sources: Path) -> dict[str, str]:
-    return {role: f"{PREFIX}{role}:{_tag(sources)}" for role in ROLES}
+    tag = _tag(sources)
+    return {role: f"{PREFIX}{role}:{tag}" for role in ROLES}
 
 
 def _tag(sources: Path) -> str:
