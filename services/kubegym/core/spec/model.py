@@ -46,7 +46,7 @@ class ModelSource(SpecModel):
     `pvc://claim/path` or `oci://registry/image`. They are fetched once, verified, then mounted read-only.
     """
     revision: Text | None = None
-    """Commit or digest that pins the weights. A cluster needs it for `hf://`, and for `oci://` unless the URI has it."""
+    """Commit or digest that pins the weights. A cluster needs it for `hf://`, and for `oci://` without digest."""
     credentials_secret_ref: SecretRef | None = None
     """Secret with `HF_TOKEN`, `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY` (`AWS_SESSION_TOKEN`), or
     `GOOGLE_APPLICATION_CREDENTIALS_JSON`. Left out, the pod's own identity is used.
