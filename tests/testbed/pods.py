@@ -139,11 +139,25 @@ class Cluster:
             return await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "kubegym.cli.main", *arguments),
                 env=self.environment(pod, index),
-                cwd=ROOT,
+                cwd=self.folder,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def add_environment(self, name: str, code: str) -> Path:
+        """An environment that the image of these pods has, beside those that come with KubeGym; its folder."""
+        folder = self.folder / "environments" / name
+        folder.mkdir(parents=True)
+        (folder / "app.py").write_text(code)
+        return folder
+
+    def add_rows(self, entry: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The dataset of an entry, in a mounted ConfigMap."""
+        folder = self.folder / "etc/kubegym/dataset" / entry
+        folder.mkdir(parents=True)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {"configMapRef": {"name": "rows", "key": "rows.jsonl"}}
 
     async def worker(self, pod: str, index: int | None = None) -> asyncio.subprocess.Process:
         """Start a worker."""

@@ -68,6 +68,7 @@ class PodWorker:
         settings: of the pod.
         settled: told how many rollouts have a result, now and then.
         on_stall: told when environment code blocks the process for good; has to end it.
+        in_use_seconds: see ``IN_USE_SECONDS``.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class PodWorker:
         *,
         settled: Callable[[int], None] = lambda _: None,
         on_stall: Callable[[str, str], None] | None = None,
+        in_use_seconds: float = IN_USE_SECONDS,
     ) -> None:
         self._options = options
         self._settings = settings
         self._settled = settled
         self._on_stall = on_stall
+        self._in_use_seconds = in_use_seconds
         self._metrics = WorkerMetrics()
         self._progress = Progress(settings.pod_name)
         self._unready: str | None = "the run is being opened"
@@ -177,7 +180,7 @@ class PodWorker:
         self, access: StoreAccess, opened: Opened, episodes: GatedEpisodes, spec: RunSpec, tasks: RunTasks
     ) -> int:
         """Work beside the others; what another job held may be ours a lease later."""
-        until = asyncio.get_running_loop().time() + IN_USE_SECONDS
+        until = asyncio.get_running_loop().time() + self._in_use_seconds
         waits = 0
         while True:
             batch = self._batch = self._batch_run(access, opened, episodes, spec, tasks)

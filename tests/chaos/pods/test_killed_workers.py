@@ -53,3 +53,40 @@ async def test_killed_at_any_moment_each_rollout_has_one_result(
     assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
     said = cluster.words("finaliser")
     assert said["rollouts"] == {"expected": 96, "scored": 96, "unscored": 0, "failed": 0}
+
+
+POISON = """
+import os, signal
+from kubegym import Environment, Row, Verdict
+
+class Poison(Environment):
+    class Task(Row):
+        n: int
+
+    def verify(self, rollout):
+        if self.task.n == 3:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return Verdict(1.0)
+"""
+
+
+async def test_a_rollout_that_kills_its_worker_fails_alone(cluster: Cluster, model: str, prefix: str) -> None:
+    """The pod stays: its worker is started again in it, and what was in flight runs in isolation."""
+    cluster.add_environment("poison", POISON)
+    dataset = cluster.add_rows("bad", [{"responses_create_params": {"input": f"q {n}"}, "n": n} for n in range(12)])
+    entry = {**worker_entry(model), "dataset": dataset}
+    entry["manifest"] = {
+        "apiVersion": "kubegym.dev/v1alpha1",
+        "kind": "GymEnvironment",
+        "metadata": {"name": "poison"},
+        "spec": {"resources": {"placement": "Worker"}, "agent": {"placement": "Worker"}},
+    }
+    failures = {"maxFailedRolloutFraction": "1"}
+    cluster.freeze(prefix, {"bad": entry}, sharding=SHARDS, failurePolicy=failures)
+    async with asyncio.timeout(WAIT):
+        assert await ended(await cluster.worker("worker", 0)) == 0, cluster.log("worker")
+        assert await cluster.finalise() == 0
+        rows = await rows_of(cluster, prefix)
+    failed = {row["n"]: row["kubegym"]["failure"]["reason"] for row in rows if row["kubegym"]["failure"]}
+    assert failed == {3: "WorkerCrashed"}
+    assert cluster.words("finaliser")["failures"] == {"WorkerCrashed": 1}
