@@ -10,6 +10,8 @@ from kubegym.rollout.garbage import garbage, unreachable
 from kubegym.rollout.head import Head, Holder, Part, State, head_key, part_key
 from kubegym.rollout.reader import NoSuchRun
 from kubegym.storage.memory import MemoryStore
+from testbed.episodes import ScriptedEpisodes, draft
+from testbed.runs import collect, rows_of
 
 pytestmark = pytest.mark.unit
 
@@ -62,6 +64,21 @@ def test_what_a_head_has_is_never_found(
 ) -> None:
     keys = [part_key(0, *each) for each in kept | stored]
     assert not {part_key(0, *each) for each in kept} & set(found(keys, head(epoch, *kept, state=state)))
+
+
+@pytest.mark.looptime
+async def test_only_what_no_reader_sees_is_found_in_a_run() -> None:
+    store = MemoryStore()
+    await collect(store, draft(6, rollouts=2), ScriptedEpisodes())
+    before = await rows_of(store)
+    assert await garbage(store) == []
+
+    lost = part_key(0, 1, 99)  # as a worker leaves it that was killed between its two writes
+    await store.create(lost, b"rows")
+    assert await garbage(store) == [lost]
+    for key in await garbage(store):
+        await store.delete(key)
+    assert await rows_of(store) == before
 
 
 async def test_a_place_without_a_run() -> None:
