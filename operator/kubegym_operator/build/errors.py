@@ -12,6 +12,7 @@ Each carries ``reason`` (the word of the condition) and is never retryable: only
 from __future__ import annotations
 
 from kubegym.core.errors import InvalidSpec
+from kubegym_operator.api.reasons import Reason
 
 
 class BuildError(InvalidSpec):
@@ -21,7 +22,7 @@ class BuildError(InvalidSpec):
         field: the path of the field that says it, such as ``spec.podTemplate.spec.hostNetwork``.
     """
 
-    reason = "InvalidSpec"
+    reason = Reason.INVALID_SPEC
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
@@ -31,16 +32,16 @@ class BuildError(InvalidSpec):
 class InvalidPodTemplate(BuildError):
     """A podTemplate that is no pod template, or that sets what the operator owns."""
 
-    reason = "InvalidPodTemplate"
+    reason = Reason.INVALID_POD_TEMPLATE
 
 
 class UnsupportedSource(BuildError):
     """Weights that this engine or cache cannot take."""
 
-    reason = "UnsupportedSource"
+    reason = Reason.UNSUPPORTED_SOURCE
 
 
 class WorkerImageConflict(BuildError):
     """Environments placed in one worker's process that ask for different images."""
 
-    reason = "WorkerImageConflict"
+    reason = Reason.WORKER_IMAGE_CONFLICT
