@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from kubegym_operator.api.status import GymEnvironmentStatus, ModelServerStatus, ObjectStatus, RolloutJobStatus
 from kubegym_operator.build.context import BuildContext
 from kubegym_operator.kube.events import EventRecorder
 from kubegym_operator.kube.kinds import KindInfo
@@ -43,6 +44,11 @@ OWN_KINDS = (
     KindInfo(GYM_ENVIRONMENT),
     KindInfo(ROLLOUT_JOB, replicas=("spec", "parallelism"), defaults={("spec", "parallelism"): 1}),
 )
+_STATUS: dict[str, type[ObjectStatus]] = {
+    MODEL_SERVER.kind: ModelServerStatus,
+    GYM_ENVIRONMENT.kind: GymEnvironmentStatus,
+    ROLLOUT_JOB.kind: RolloutJobStatus,
+}
 LWS_KIND = KindInfo(LEADER_WORKER_SET, replicas=_REPLICAS, defaults={_REPLICAS: 1})
 
 
@@ -295,6 +301,8 @@ class World:
     def _saw(self, event: str, obj: Object) -> None:
         if key_of(obj).kind not in WATCHED or not _ours(obj):
             return
+        if "status" in obj and obj["kind"] in _STATUS:  # the real server refuses what the schema has not
+            _STATUS[obj["kind"]].model_validate(obj["status"])
         if event == "DELETED":
             self.cache.remove(obj)
         else:

@@ -353,7 +353,12 @@ def _said(type: str, serving: Serving) -> Condition:
 
 def _fields(snapshot: EnvironmentSnapshot, view: _View) -> Mapping[str, Any]:
     endpoints = entry_endpoints(snapshot.environment, view.models.endpoints)
-    where: dict[str, Any] = {"models": {role: e.to_json() for role, e in sorted(view.models.endpoints.items())}}
+    where: dict[str, Any] = {
+        "models": {
+            role: {"baseUrl": model.base_url, "model": model.model, "kind": model.kind}
+            for role, model in sorted(view.models.endpoints.items())
+        }
+    }
     for part, urls in (("agent", endpoints.agent), ("resources", endpoints.resources)):
         if urls:
             where[part] = urls[0]

@@ -154,7 +154,7 @@ class RolloutJobSnapshot:
         servers: the ModelServers that its entries use, by namespace and name.
         permitted: the ModelServers of other namespaces whose ``consumers`` include this namespace.
         progress: fresh from a worker; None when none was asked or none answered.
-        progress_due: whether figures that move all the time may be written now (every 30 s).
+        progress_due: whether what nobody decides by may be written now: figures, and words about waiting (every 30 s).
         refusal: what the Job controller said when it could not create pods.
         cluster: what is installed.
         now: wall-clock seconds.

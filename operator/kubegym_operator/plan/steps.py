@@ -82,7 +82,11 @@ def plan_rollout_job(snapshot: RolloutJobSnapshot, context: BuildContext) -> Pla
     number = facts.number + any(kind_of(obj) == JOB for obj in writes.creates if decision.step is Step.CREATE)
     fields = _fields(snapshot, facts, run, decision, number)
     conditions = _conditions(snapshot, facts, run, decision, fields)
-    status, events = next_status(snapshot.raw, _steadied(snapshot, fields, conditions), conditions, snapshot.now)
+    status, events = next_status(snapshot.raw, fields, conditions, snapshot.now)
+    held = status is not None and not snapshot.progress_due and not _news(snapshot, status)
+    if held:
+        status, events = None, ()
+    waits = [_requeue(snapshot, facts, run, decision), PROGRESS_EVERY if held else None]
     return Plan(
         applies=writes.applies,
         creates=writes.creates,
@@ -91,7 +95,7 @@ def plan_rollout_job(snapshot: RolloutJobSnapshot, context: BuildContext) -> Pla
         deletes=writes.deletes,
         status=status,
         events=events,
-        requeue_after=_requeue(snapshot, facts, run, decision),
+        requeue_after=min((wait for wait in waits if wait is not None), default=None),
     )
 
 
@@ -231,16 +235,22 @@ def _fields(snapshot: RolloutJobSnapshot, facts: Facts, run: Run, decision: Deci
     return fields
 
 
-def _steadied(
-    snapshot: RolloutJobSnapshot, fields: Mapping[str, Any], conditions: list[Condition]
-) -> Mapping[str, Any]:
-    """Without news, figures that move all the time wait until they are due: one write per 30 s and job."""
-    stored = status_of(snapshot.raw)
-    before = {c["type"]: (c["status"], c["reason"], c.get("message", "")) for c in conditions_of(snapshot.raw)}
-    news = any(before.get(c.type) != (c.status, c.reason, c.message) for c in conditions)
-    if snapshot.progress_due or news:
-        return fields
-    return {**fields, **{name: stored.get(name) for name in VOLATILE}}
+def _news(snapshot: RolloutJobSnapshot, status: Mapping[str, Any]) -> bool:
+    """Whether somebody decides by what changed; words about waiting and moving figures can wait for 30 s."""
+    return _deciding(status) != _deciding(status_of(snapshot.raw))
+
+
+def _deciding(status: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, tuple[str, str]]]:
+    """What others, and this operator after a restart, decide by."""
+    fields = {name: value for name, value in status.items() if name not in VOLATILE and name != "conditions"}
+    return fields, {found["type"]: _telling(found) for found in status.get("conditions") or ()}
+
+
+def _telling(condition: Mapping[str, str]) -> tuple[str, str]:
+    """What of a condition is news: the reason, too, except where it says what is waited for."""
+    type, status, reason = condition["type"], condition["status"], condition["reason"]
+    waiting = type == Type.RECONCILING or (type == Type.ENVIRONMENT_READY and reason != CHECKING_OUTPUT)
+    return status, "" if waiting else reason
 
 
 def _conditions(

@@ -132,11 +132,12 @@ class Observer:
             cluster=Cluster(kueue=await self._kueue(job.spec.queue is not None)),
             now=now,
         )
-        addresses = wants_progress(snapshot) if due else ()
-        if not addresses:
-            return replace(snapshot, refusal=await self._refusal(snapshot))
+        snapshot = replace(snapshot, refusal=await self._refusal(snapshot))
+        if not due:
+            return snapshot
         self._looked[key] = now
-        return replace(snapshot, progress=await self._progress.read(addresses))
+        addresses = wants_progress(snapshot)
+        return replace(snapshot, progress=await self._progress.read(addresses)) if addresses else snapshot
 
     def _children(self, raw: Object) -> tuple[Object, ...]:
         metadata = raw["metadata"]

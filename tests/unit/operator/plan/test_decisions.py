@@ -24,6 +24,7 @@ from kubegym_operator.plan.times import rfc3339, seconds, spell
 from kubegym_operator.reconcile.controller import refusal_trouble
 from kubegym_operator.reconcile.keys import Key
 from kubegym_operator.reconcile.references import dependants
+from kubegym_operator.reconcile.watched import GYM_ENVIRONMENT, MODEL_SERVER, ROLLOUT_JOB
 from testbed.operator_world import World
 
 NOW = 1_800_000_000.0
@@ -300,10 +301,8 @@ async def test_who_is_looked_at_when_something_changes() -> None:
         Key("GymEnvironment", "team", "math"),
         Key("RolloutJob", "team", "run"),
     }
-    for obj in (server, env, job):
-        stored = await world.kube.get((obj["apiVersion"], obj["kind"]), "team", obj["metadata"]["name"])
-        assert stored is not None
-        assert dependants(world.cache, stored) == keys
+    for kind in (MODEL_SERVER, GYM_ENVIRONMENT, ROLLOUT_JOB):
+        assert dependants(world.cache, await world.get(kind, names[kind.kind])) == keys
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
