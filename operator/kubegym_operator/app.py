@@ -23,7 +23,8 @@ import aiohttp
 from aiohttp import web
 
 from kubegym.core.clock import SystemClock
-from kubegym_operator.build.context import BuildContext, DnsPeers, Images, PodPeer
+from kubegym_operator.build.context import RENDER_REVISION, BuildContext, DnsPeers, Images, PodPeer
+from kubegym_operator.build.labels import content_digest
 from kubegym_operator.kube import config
 from kubegym_operator.kube.client import KubeClient
 from kubegym_operator.kube.errors import KubeError
@@ -237,7 +238,14 @@ def build_context(settings: OperatorSettings) -> BuildContext:
         monitoring=tuple(map(_peer, settings.monitoring)),
         proxy_env=MappingProxyType(settings.proxy_env),
         ca_config_map=settings.ca_config_map,
+        render_revision=_render_revision(settings),
     )
+
+
+def _render_revision(settings: OperatorSettings) -> str:
+    """The builders' revision, and a digest of what else decides over pods: new images restart none (rule 2)."""
+    of_pods = {"images", "image_pull_secrets", "image_pull_policy", "proxy_env", "ca_config_map"}
+    return f"{RENDER_REVISION}-{content_digest(settings.model_dump(mode='json', include=of_pods))[:8]}"
 
 
 def _peer(setting: PeerSetting) -> PodPeer:
