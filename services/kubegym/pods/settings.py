@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 from pathlib import Path
@@ -11,6 +12,12 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kubegym.rollout import Holder, job_holder
 from kubegym.rollout.holder import is_gone
+
+
+def _termination_log() -> Path:
+    """Where Kubernetes reads last words; outside of a pod there is no such file, and nobody to read it."""
+    path = Path("/dev/termination-log")
+    return path if path.exists() else Path(os.devnull)
 
 
 class PodSettings(BaseSettings):
@@ -29,7 +36,7 @@ class PodSettings(BaseSettings):
     pod_name: str = Field(default_factory=socket.gethostname, validation_alias="POD_NAME")
     index: int | None = Field(default=None, ge=0, validation_alias="JOB_COMPLETION_INDEX")
     workers: int = Field(default=1, ge=1, validation_alias="KUBEGYM_WORKERS")
-    termination_log: Path = Field(default=Path("/dev/termination-log"), validation_alias="KUBEGYM_TERMINATION_LOG")
+    termination_log: Path = Field(default_factory=_termination_log, validation_alias="KUBEGYM_TERMINATION_LOG")
     mount_root: Path = Field(default=Path("/"), validation_alias="KUBEGYM_MOUNT_ROOT")
 
     @property

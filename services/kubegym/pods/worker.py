@@ -182,7 +182,7 @@ class PodWorker:
         """Work beside the others; what another job held may be ours a lease later."""
         until = asyncio.get_running_loop().time() + self._in_use_seconds
         waits = 0
-        while True:
+        while not self._stopped:
             batch = self._batch = self._batch_run(access, opened, episodes, spec, tasks)
             try:
                 async with self._following(batch):
@@ -194,8 +194,7 @@ class PodWorker:
                     log.warning("%s Waiting for its leases to end.", error.message)
             waits = min(waits + 1, 16)
             await asyncio.sleep(_PATIENCE.delay(waits, access.rng))
-            if self._stopped:
-                return TERMINATED
+        return TERMINATED
 
     def _batch_run(
         self, access: StoreAccess, opened: Opened, episodes: GatedEpisodes, spec: RunSpec, tasks: RunTasks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from functools import partial
 from typing import Any
 
@@ -70,6 +71,22 @@ async def test_refused_credentials_end_the_job(cluster: Cluster, model: str, pre
     cluster.freeze(prefix, {"math": entry(model)})
     assert await outcome(cluster, "worker") == (11, "ObjectStoreDenied")
     assert await cluster.finalise() == 11
+
+
+async def test_sigterm_before_anything_began(cluster: Cluster, prefix: str) -> None:
+    """Here the rows are still being read, from a server that takes its time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        dataset = {"uri": "s3://rows/rows.jsonl", "endpoint": endpoint}
+        cluster.freeze(prefix, {"math": entry("http://127.0.0.1:9", dataset=dataset)})
+        async with asyncio.timeout(WAIT):
+            process = await cluster.worker("worker", 0)
+            async with pods_end([process]):
+                await url_of(process)
+                process.terminate()
+                await process.communicate()
+    assert process.returncode == 143, cluster.log("worker")
+    assert cluster.words("worker")["reason"] == "Terminated"
 
 
 async def test_another_plan_in_the_output_ends_the_job(cluster: Cluster, model: str, prefix: str) -> None:
