@@ -164,7 +164,7 @@ class _Merge:
         for index, item in enumerate(_list(overlay, field)):
             where = f"{field}[{index}]"
             name = _mapping(item, where).get(merge_key)
-            if name is None:
+            if not isinstance(name, str | int) or isinstance(name, bool):
                 raise InvalidPodTemplate(where, f"needs {merge_key}")
             same = next((each for each in mine if each.get(merge_key) == name), None)
             if same is None:
@@ -195,7 +195,7 @@ def _confined(value: Any, field: str) -> None:
     for key, refused in wrong.items():
         if context.get(key) == refused and _same_type(context.get(key), refused):
             raise InvalidPodTemplate(f"{field}.{key}", "pods of KubeGym keep to the pod security standard 'restricted'")
-    added = _mapping(context.get("capabilities") or {}, f"{field}.capabilities").get("add")
+    added = _mapping(context.get("capabilities", {}), f"{field}.capabilities").get("add")
     if added:
         raise InvalidPodTemplate(f"{field}.capabilities.add", "pods of KubeGym have no capabilities")
 

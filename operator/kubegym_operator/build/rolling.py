@@ -28,16 +28,29 @@ def with_config_digest(template: dict[str, Any], config_digests: Mapping[str, st
 
 
 def named_config_maps(template: Mapping[str, Any]) -> set[str]:
-    """The ConfigMaps that a pod template uses: as volumes, or as variables."""
+    """The ConfigMaps that a pod template uses, as volumes or as variables.
+
+    A part of the template is the user's: what is not as Kubernetes has it names nothing, and the API server refuses it.
+    """
     spec = template["spec"]
-    found: set[str] = set()
-    for volume in spec.get("volumes", ()):
-        sources = [volume, *(volume.get("projected") or {}).get("sources", ())]
-        found |= {source["configMap"]["name"] for source in sources if "name" in (source.get("configMap") or {})}
-    for container in (*spec.get("initContainers", ()), *spec["containers"]):
-        for source in container.get("envFrom", ()):
-            found |= {source["configMapRef"]["name"]} if "configMapRef" in source else set()
-        for variable in container.get("env", ()):
-            reference = (variable.get("valueFrom") or {}).get("configMapKeyRef")
-            found |= {reference["name"]} if reference else set()
-    return found
+    found: list[Any] = []
+    for volume in _items(spec, "volumes"):
+        sources = [volume, *_items(volume.get("projected"), "sources")]
+        found += [_at(source, "configMap", "name") for source in sources]
+    for container in (*_items(spec, "initContainers"), *_items(spec, "containers")):
+        found += [_at(source, "configMapRef", "name") for source in _items(container, "envFrom")]
+        found += [_at(variable, "valueFrom", "configMapKeyRef", "name") for variable in _items(container, "env")]
+    return {name for name in found if isinstance(name, str)}
+
+
+def _items(value: Any, key: str) -> list[Mapping[str, Any]]:
+    """The mappings of a list, where there is one."""
+    items = value.get(key) if isinstance(value, Mapping) else None
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+
+
+def _at(value: Any, *path: str) -> Any:
+    """What lies at a path; None where nothing does."""
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value

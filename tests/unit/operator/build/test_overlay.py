@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kubegym.core.spec import GymEnvironment, manifest_from
 from kubegym_operator.build.context import BuildContext
@@ -12,6 +15,7 @@ from kubegym_operator.build.errors import InvalidPodTemplate
 from kubegym_operator.build.labels import Component
 from kubegym_operator.build.overlay import overlaid
 from kubegym_operator.build.pod import Container, Pod, config_mount, server_probes
+from kubegym_operator.build.rolling import named_config_maps
 from testbed.rendered import with_identity
 
 OWNER = manifest_from(
@@ -172,3 +176,32 @@ def test_neither_side_is_changed() -> None:
     overlaid(template, overlay, "spec.podTemplate")["spec"]["containers"][0]["env"].append("changed")
     assert template == {"metadata": {}, "spec": {"containers": [{"name": "a"}]}}
     assert overlay["spec"]["containers"][0]["env"] == [{"name": "X", "value": "1"}]
+
+
+WORDS = """
+    metadata labels annotations spec containers initContainers name image env envFrom volumes configMap projected sources
+    configMapRef valueFrom configMapKeyRef mountPath securityContext capabilities add drop resources requests tolerations
+    volumeMounts ports
+"""
+KEYS = st.sampled_from(re.findall(r"\w+", WORDS))
+LEAVES = st.none() | st.booleans() | st.integers(-1, 1) | st.sampled_from(["agent", "tmp", "environment", "x", ""])
+JSON = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=12
+)
+CONTAINERS = st.lists(st.dictionaries(KEYS, JSON, max_size=5).map(lambda given: {"name": "agent", **given}), max_size=2)
+
+
+@settings(max_examples=150)
+@given(st.dictionaries(KEYS, JSON, max_size=3), st.dictionaries(KEYS, JSON, max_size=4), CONTAINERS)
+def test_any_overlay_is_merged_or_refused(
+    overlay: dict[str, Any], spec: dict[str, Any], containers: list[dict[str, Any]]
+) -> None:
+    """It is a user's free object: whatever it holds, nothing else is raised."""
+    for given_overlay in (overlay, {"spec": spec}, {"spec": {"containers": containers}}):
+        try:
+            made = pod(given_overlay)
+        except InvalidPodTemplate:
+            continue
+        named_config_maps(made)
+        assert made["spec"]["automountServiceAccountToken"] is False
+        assert all(each["securityContext"]["allowPrivilegeEscalation"] is False for each in made["spec"]["containers"])
