@@ -31,6 +31,7 @@ from kubegym.model.convert import (
     params_of_messages,
     sanitise,
 )
+from kubegym.model.engine_metrics import EngineMetrics, only_here
 from kubegym.model.errors import RequestUnsupported
 from kubegym.model.metrics import ModelServerMetrics
 from kubegym.model.openapi import document
@@ -85,6 +86,8 @@ class ModelServer(App):
         ]
         self._upstreams = Upstreams(clients, rng=rng)
         self._readiness = Readiness(clients)
+        beside = [one for one in upstreams if isinstance(one, str) and only_here(one)]
+        self._engine = EngineMetrics(beside[0]) if len(beside) == len(upstreams) == 1 else None
         self._request_timeout = request_timeout
         self._counters = ModelServerMetrics(self._upstreams.states)
         self._models = self._model_list()
@@ -107,6 +110,15 @@ class ModelServer(App):
         """Close the upstreams."""
         await self._readiness.stop()
         await self._upstreams.close()
+        if self._engine is not None:
+            await self._engine.close()
+
+    async def _metrics(self, request: Request) -> Reply:
+        """Its own, and those of an engine that only it reaches."""
+        reply = await super()._metrics(request)
+        if self._engine is not None:
+            reply.body += await self._engine.read()
+        return reply
 
     def _why_unready(self) -> str | None:
         if self._readiness.reason is not None:
