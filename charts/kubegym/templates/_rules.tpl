@@ -3,22 +3,19 @@
 {{- define "kubegym.operatorRules" -}}
 - apiGroups: [kubegym.dev]
   resources: [gymenvironments, rolloutjobs, modelservers]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
+- apiGroups: [kubegym.dev]
+  resources: [gymenvironments/status, rolloutjobs/status, modelservers/status]
+  verbs: [patch]
 - apiGroups: [kubegym.dev] # an environment's
   resources: [modelservers]
-  verbs: [create, delete]
+  verbs: [create, patch, delete]
+- apiGroups: [kubegym.dev] # idle and waking
+  resources: [modelservers/scale]
+  verbs: [patch]
 - apiGroups: [kubegym.dev] # when its time to live is over
   resources: [rolloutjobs]
   verbs: [delete]
-- apiGroups: [kubegym.dev]
-  resources: [gymenvironments/status, rolloutjobs/status, modelservers/status]
-  verbs: [get, patch]
-- apiGroups: [kubegym.dev] # idle and waking
-  resources: [modelservers/scale]
-  verbs: [get, patch]
-- apiGroups: [kubegym.dev] # owner references that block deletion, where admission asks for it
-  resources: [gymenvironments/finalizers, rolloutjobs/finalizers, modelservers/finalizers]
-  verbs: [update]
 - apiGroups: [""]
   resources: [services, configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
@@ -33,7 +30,7 @@
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [apps]
   resources: [deployments/scale]
-  verbs: [get, patch]
+  verbs: [patch]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
@@ -48,7 +45,7 @@
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [leaderworkerset.x-k8s.io]
   resources: [leaderworkersets/scale]
-  verbs: [get, patch]
+  verbs: [patch]
 - apiGroups: [kueue.x-k8s.io] # whether the queue of a job or a model exists
   resources: [localqueues]
   verbs: [get]

@@ -85,14 +85,12 @@ OURS = ("kubegym.dev/gymenvironments", "kubegym.dev/rolloutjobs", "kubegym.dev/m
 NEEDED = {
     *((verb, child) for child in CHILDREN for verb in ("get", "list", "watch", "create", "patch", "delete")),
     *((verb, kind) for kind in (*OURS, "core/pods") for verb in ("get", "list", "watch")),
-    *(("patch", kind) for kind in OURS),
     *(("patch", f"{kind}/status") for kind in OURS),
-    *((verb, "kubegym.dev/modelservers") for verb in ("create", "delete")),
+    *((verb, "kubegym.dev/modelservers") for verb in ("create", "patch", "delete")),
     ("delete", "kubegym.dev/rolloutjobs"),
     *(
-        (verb, f"{kind}/scale")
+        ("patch", f"{kind}/scale")
         for kind in ("apps/deployments", "leaderworkerset.x-k8s.io/leaderworkersets", "kubegym.dev/modelservers")
-        for verb in ("get", "patch")
     ),
     ("create", "core/secrets"),
     *((verb, "events.k8s.io/events") for verb in ("list", "create", "patch")),
@@ -109,7 +107,8 @@ REFUSED = {
     ("create", "rbac.authorization.k8s.io/roles"),
     ("create", "rbac.authorization.k8s.io/rolebindings"),
     ("list", "core/nodes"),
-    ("delete", "kubegym.dev/gymenvironments"),
+    *((verb, "kubegym.dev/gymenvironments") for verb in ("create", "update", "patch", "delete")),
+    *((verb, "kubegym.dev/rolloutjobs") for verb in ("create", "update", "patch")),
     ("update", "apiextensions.k8s.io/customresourcedefinitions"),
 }
 
@@ -176,7 +175,7 @@ def test_the_lease_is_its_own_only(helm: Helm, chart_cluster: Cluster) -> None:
     user = rendered_rights(helm, chart_cluster, {"fullnameOverride": "leased", "watchNamespaces": ["team-a"]})
     leases = "coordination.k8s.io/leases"
     assert may(chart_cluster, user, "create", leases, NAMESPACE)
-    for verb in ("get", "update", "patch"):
+    for verb in ("get", "patch"):
         assert may(chart_cluster, user, verb, leases, NAMESPACE, "leased-operator")
         assert not may(chart_cluster, user, verb, leases, NAMESPACE, "another")
         assert not may(chart_cluster, user, verb, leases, "team-a", "leased-operator")
