@@ -179,9 +179,9 @@ def test_neither_side_is_changed() -> None:
 
 
 WORDS = """
-    metadata labels annotations spec containers initContainers name image env envFrom volumes configMap projected sources
-    configMapRef valueFrom configMapKeyRef mountPath securityContext capabilities add drop resources requests tolerations
-    volumeMounts ports
+    metadata labels annotations spec containers initContainers name image env envFrom volumes configMap
+    projected sources configMapRef valueFrom configMapKeyRef mountPath securityContext capabilities add
+    drop resources requests tolerations volumeMounts ports
 """
 KEYS = st.sampled_from(re.findall(r"\w+", WORDS))
 LEAVES = st.none() | st.booleans() | st.integers(-1, 1) | st.sampled_from(["agent", "tmp", "environment", "x", ""])
