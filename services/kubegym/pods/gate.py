@@ -122,15 +122,23 @@ class GatedEpisodes:
 
 
 def gates_for(episodes: LocalEpisodes, http: HttpClient) -> dict[str, Gate]:
-    """A gate for each entry: before the servers that this worker itself asks."""
+    """A gate for each entry, before all that its attempts need."""
     return {name: Gate(name, list(_probes(part.entry, part.models, http))) for name, part in episodes.parts.items()}
 
 
+def servers_of(entry: Entry) -> list[str]:
+    """Base URLs of the servers that an entry's attempts need.
+
+    Model servers that only its agent asks are among them: one that was preempted takes longer to come back than an
+    agent tries.
+    """
+    models = [ref.base_url or "" for ref in entry.models.values() if ref.kind == "server"]
+    urls = [*entry.agent_urls, *entry.resources_urls, *(url.rstrip("/").removesuffix("/v1") for url in models)]
+    return list(dict.fromkeys(url.rstrip("/") for url in urls))
+
+
 def _probes(entry: Entry, models: Mapping[str, ModelClient], http: HttpClient) -> Sequence[Probe]:
-    served = [*entry.agent_urls, *entry.resources_urls]
-    if not entry.agent_urls:  # otherwise the agent asks it
-        served += [ref.base_url or "" for ref in entry.models.values() if ref.kind == "server"]
-    probes = [_ready_at(url.rstrip("/").removesuffix("/v1"), http) for url in dict.fromkeys(served)]
+    probes = [_ready_at(url, http) for url in servers_of(entry)]
     return [*probes, *(_answers(client) for client in models.values() if isinstance(client, ChatClient))]
 
 

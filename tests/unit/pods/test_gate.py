@@ -9,7 +9,8 @@ import pytest
 from kubegym.core.errors import ModelError
 from kubegym.core.outcomes import Failure
 from kubegym.core.protocols import Assignment, Attempt
-from kubegym.pods.gate import Gate, GatedEpisodes
+from kubegym.local.runspec import Entry, ModelRef
+from kubegym.pods.gate import Gate, GatedEpisodes, servers_of
 from testbed.episodes import ScriptedEpisodes, scored
 
 pytestmark = [pytest.mark.unit, pytest.mark.looptime]
@@ -97,3 +98,14 @@ async def test_without_servers_there_is_nothing_to_wait_for() -> None:
     episodes = ScriptedEpisodes()
     await GatedEpisodes(episodes, {"env": Gate("env", [])}).run(assignment())
     assert len(episodes.started) == 1
+
+
+async def test_what_an_entry_s_attempts_need() -> None:
+    models = {
+        "policy": ModelRef("server", "m", base_url="http://ms.ns.svc:8000/v1"),
+        "judge": ModelRef("server", "m", base_url="http://ms.ns.svc:8000/v1/"),
+        "user": ModelRef("endpoint", "m", base_url="https://api.example.com/v1"),
+    }
+    entry = Entry("e", "e", models, agent_urls=("http://e-agent.ns.svc:8001/",))
+    assert servers_of(entry) == ["http://e-agent.ns.svc:8001", "http://ms.ns.svc:8000"]
+    assert servers_of(Entry("e", "e", {"policy": ModelRef("embedded", "tiny")})) == []
