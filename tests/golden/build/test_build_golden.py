@@ -76,3 +76,11 @@ def test_manifests_are_rendered_into(case: Path, request: pytest.FixtureRequest)
 
 def test_there_are_cases() -> None:
     assert len(CASES) >= 10
+
+
+@pytest.mark.parametrize("name", ["sglang", "nim"])
+def test_the_engines_of_the_documentation_are_cases(name: str) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "serve-models.md").read_text()
+    shown = [yaml.safe_load(block.partition("```")[0]) for block in page.split("```yaml\n")[1:]]
+    case = Path(__file__).parent / f"model-custom-{name}" / "input.yaml"
+    assert yaml.safe_load(case.read_text()) in shown
