@@ -169,6 +169,18 @@ _ALL = [
                 "\tif c.config.FailOpen {\n\t\tqueue.Flag = expr.QueueFlagBypass\n\t}\n",
                 "queue := nfqueueTarget(c.config.QueueID, c.config.FailOpen)\n",
             ),
+            # What it has allowed once it marks by a label of the connection, which needs NETFILTER_NETLINK_GLUE_CT.
+            # Without the mark even answers are judged as if they were connections of their own: here a connection that
+            # came about is let go on, whatever policies come later.
+            Replacement(
+                "pkg/dataplane/controller.go",
+                "\t\t\t&expr.Ct{Register: 0x1, Key: expr.CtKeyLABELS},\n"
+                "\t\t\t&expr.Bitwise{SourceRegister: 0x1, DestRegister: 0x1, Len: 16, "
+                "Mask: generateLabelMask(c.config.CTLabelAccept), Xor: make([]byte, 16)},\n"
+                "\t\t\t&expr.Cmp{Op: expr.CmpOpNeq, Register: 0x1, Data: make([]byte, 16)},\n"
+                "\t\t\t&expr.Ct{Register: 0x1, Key: expr.CtKeySTATE},\n",
+                "\t\t\t&expr.Ct{Register: 0x1, Key: expr.CtKeySTATE},\n",
+            ),
         ),
     ),
     Component("metrics-server", module="sigs.k8s.io/metrics-server", version="0.9.0", package="cmd/metrics-server"),
