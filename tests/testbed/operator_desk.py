@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from testbed.k8s.api import Object
+from testbed.k8s.api import Object, Refused
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
 from testbed.operator_thread import OperatorThread
@@ -90,7 +90,16 @@ def install(cluster: Cluster) -> None:
     """Serve our kinds."""
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-        cluster.kubectl("wait", "--for=condition=Established", "-f", str(path), "--timeout=60s")
+
+    def served() -> bool:
+        try:
+            for kind in ("GymEnvironment", "ModelServer", "RolloutJob"):
+                cluster.api.list(API, kind)
+        except (Refused, KeyError):
+            return False
+        return True
+
+    until(served, "our kinds are served")
 
 
 def environment(name: str = "math", **spec: Any) -> Object:

@@ -39,10 +39,16 @@ CONFIG_MAP = Kind("v1", "ConfigMap")
 QUEUE = Kind("kueue.x-k8s.io/v1beta1", "LocalQueue")
 
 _REPLICAS = ("spec", "replicas")
+_NEW = {"observedGeneration": -1}  # the CRDs' default
 OWN_KINDS = (
-    KindInfo(MODEL_SERVER, replicas=_REPLICAS),
-    KindInfo(GYM_ENVIRONMENT),
-    KindInfo(ROLLOUT_JOB, replicas=("spec", "parallelism"), defaults={("spec", "parallelism"): 1}),
+    KindInfo(MODEL_SERVER, replicas=_REPLICAS, initial_status=_NEW),
+    KindInfo(GYM_ENVIRONMENT, initial_status=_NEW),
+    KindInfo(
+        ROLLOUT_JOB,
+        replicas=("spec", "parallelism"),
+        defaults={("spec", "parallelism"): 1},
+        initial_status=_NEW,
+    ),
 )
 _STATUS: dict[str, type[ObjectStatus]] = {
     MODEL_SERVER.kind: ModelServerStatus,
@@ -301,7 +307,9 @@ class World:
     def _saw(self, event: str, obj: Object) -> None:
         if key_of(obj).kind not in WATCHED or not _ours(obj):
             return
-        if "status" in obj and obj["kind"] in _STATUS:  # the real server refuses what the schema has not
+        if (
+            obj.get("status", _NEW) != _NEW and obj["kind"] in _STATUS
+        ):  # the real server refuses what the schema has not
             _STATUS[obj["kind"]].model_validate(obj["status"])
         if event == "DELETED":
             self.cache.remove(obj)

@@ -14,8 +14,24 @@ from kubegym_operator.build.labels import APPLIED_HASH
 from kubegym_operator.plan.actions import Object
 from kubegym_operator.plan.objects import annotations_of
 
-_ITEM_KEYS: Final = ("name", "mountPath", "containerPort", "port", "topologyKey", "key", "ip", "uid", "type")
-"""What tells the items of Kubernetes' keyed lists apart, the most telling first."""
+_ITEM_KEYS: Final[Mapping[str, str]] = {
+    "conditions": "type",
+    "containers": "name",
+    "env": "name",
+    "hostAliases": "ip",
+    "imagePullSecrets": "name",
+    "initContainers": "name",
+    "ownerReferences": "uid",
+    "resourceClaims": "name",
+    "topologySpreadConstraints": "topologyKey",
+    "volumeDevices": "devicePath",
+    "volumeMounts": "mountPath",
+    "volumes": "name",
+}
+"""What tells the items of the lists apart that Kubernetes merges; others may add items to these. Any other is whole."""
+
+_PORTS: Final[Mapping[str, str]] = {"Service": "port", "NetworkPolicy": ""}
+"""The same for ``ports``, by the kind of object; a container's otherwise."""
 
 _SUFFIXES: Final[Mapping[str, Decimal]] = {
     "": Decimal(1),
@@ -28,43 +44,34 @@ _SUFFIXES: Final[Mapping[str, Decimal]] = {
 def differs(desired: Object, observed: Object) -> bool:
     """Whether applying ``desired`` would change what is observed: it was edited, or something else is desired now."""
     before = annotations_of(observed).get(APPLIED_HASH)
-    return annotations_of(desired).get(APPLIED_HASH) != before or not _holds(desired, observed)
+    return annotations_of(desired).get(APPLIED_HASH) != before or not _holds(desired, observed, desired["kind"])
 
 
-def _holds(desired: Any, observed: Any) -> bool:
+def _holds(desired: Any, observed: Any, kind: str, field: str = "") -> bool:
     """Whether ``observed`` says all that ``desired`` says. Both come from JSON, so that their types are few."""
     if desired == observed:
         return True
     if isinstance(desired, dict):
         if not isinstance(observed, dict):
             return not desired and observed is None
-        return all(_holds(value, observed.get(key)) for key, value in desired.items())
+        return all(_holds(value, observed.get(name), kind, name) for name, value in desired.items())
     if isinstance(desired, list | tuple):
-        return _list_holds(desired, observed)
+        return _list_holds(desired, observed, kind, field)
     if observed is None:
         return _blank(desired)
     return _amount(desired) is not None and _amount(desired) == _amount(observed)
 
 
-def _list_holds(desired: Sequence[Any], observed: Any) -> bool:
+def _list_holds(desired: Sequence[Any], observed: Any, kind: str, field: str) -> bool:
     if not isinstance(observed, list):
         return not desired and observed is None
-    key = _item_key(desired)
-    if key is None:  # an atomic list: arguments, rules
-        return len(desired) == len(observed) and all(map(_holds, desired, observed))
-    there = {item[key]: item for item in observed if isinstance(item, dict) and key in item}
-    return all(item[key] in there and _holds(item, there[item[key]]) for item in desired)
-
-
-def _item_key(items: Sequence[Any]) -> str | None:
-    """The field that names each item of a list, if one does."""
-    if not items or not all(isinstance(item, dict) for item in items):
-        return None
-    for key in _ITEM_KEYS:
-        values = [item.get(key) for item in items]
-        if all(isinstance(value, str | int) for value in values) and len(set(values)) == len(values):
-            return key
-    return None
+    key = _PORTS.get(kind, "containerPort") if field == "ports" else _ITEM_KEYS.get(field)
+    if not key:
+        return len(desired) == len(observed) and all(
+            _holds(*pair, kind) for pair in zip(desired, observed, strict=True)
+        )
+    there = {item.get(key): item for item in observed if isinstance(item, dict)}
+    return all(item.get(key) in there and _holds(item, there[item.get(key)], kind) for item in desired)
 
 
 def _blank(value: Any) -> bool:

@@ -69,6 +69,6 @@ def _idle_since(raw: Object, now: float) -> float:
     stored = seconds(status_of(raw).get("idleSince"))
     if stored is not None:
         return stored
-    if not status_of(raw):
+    if not status_of(raw).get("conditions"):  # nobody has looked at it yet
         return seconds(raw.get("metadata", {}).get("creationTimestamp")) or now
     return float(int(now))

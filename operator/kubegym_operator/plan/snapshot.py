@@ -5,12 +5,16 @@ Snapshots are values. Objects in them are plain data from the cache, shared and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from kubegym_operator.api import GymEnvironment, ModelServer, RolloutJob
 from kubegym_operator.plan.actions import Object
+from kubegym_operator.plan.times import rfc3339, seconds
+
+_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 ServerKey = tuple[str, str]
 """Namespace and name of a ModelServer."""
@@ -71,10 +75,10 @@ class Progress:
             shards=_counts(raw.get("shards"), ("total", "committed", "active")),
             rollouts=_counts(raw.get("rollouts"), ("expected", "scored", "unscored", "failed")),
             failures=_counts(raw.get("failures")),
-            reward_mean=_text(raw.get("rewardMean")),
+            reward_mean=_decimal(raw.get("rewardMean")),
             tokens=_counts(raw.get("tokens"), ("input", "output")),
-            throughput=_text(raw.get("throughput")),
-            last_progress_time=_text(raw.get("lastProgressTime")),
+            throughput=_decimal(raw.get("throughput")),
+            last_progress_time=_time(raw.get("lastProgressTime")),
         )
 
 
@@ -174,8 +178,22 @@ class RolloutJobSnapshot:
     now: float = 0.0
 
 
+# The API server refuses a whole status for one field that breaks its schema, so what is told is bounded here.
+
+
 def _text(value: Any) -> str | None:
-    return value[:256] if isinstance(value, str) and value else None
+    return value[:253] if isinstance(value, str) and value else None
+
+
+def _decimal(value: Any) -> str | None:
+    """A decimal number of at most 32 characters."""
+    return value if isinstance(value, str) and len(value) <= 32 and _DECIMAL.fullmatch(value) else None
+
+
+def _time(value: Any) -> str | None:
+    """An RFC 3339 time, in whole seconds."""
+    moment = seconds(value) if isinstance(value, str) else None
+    return rfc3339(moment) if moment is not None else None
 
 
 def _counts(value: Any, names: tuple[str, ...] | None = None) -> dict[str, int]:
@@ -185,6 +203,9 @@ def _counts(value: Any, names: tuple[str, ...] | None = None) -> dict[str, int]:
     kept = {
         str(key)[:63]: count
         for key, count in sorted(value.items())
-        if isinstance(count, int) and not isinstance(count, bool) and count >= 0 and (names is None or key in names)
+        if isinstance(count, int)
+        and not isinstance(count, bool)
+        and 0 <= count < 2**63
+        and (names is None or key in names)
     }
     return dict(list(kept.items())[:64])

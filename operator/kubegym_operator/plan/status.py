@@ -37,6 +37,7 @@ _TOLD: Final[Mapping[str, frozenset[str]]] = {
 }
 """Transitions that are told as events, by the status that a condition turns to."""
 
+_OURS: Final = frozenset(value for name, value in vars(Type).items() if name.isupper())
 _BAD_NEWS: Final = {(Type.STALLED, "True"), (Type.FAILED, "True"), (Type.REWARD_INTEGRITY, "False")}
 
 
@@ -83,10 +84,17 @@ def next_status(
     merged = merge(before, conditions, generation=generation, now=rfc3339(now))
     status: Object = {"observedGeneration": generation}
     status |= {name: value for name, value in fields.items() if value is not None}
-    status["conditions"] = merged
-    if status == dict(stored):
+    if status | {"conditions": _by_type(merged)} == dict(stored) | {"conditions": _by_type(before, merged)}:
         return None, ()
-    return status, transitions(before, merged)
+    return status | {"conditions": merged}, transitions(before, merged)
+
+
+def _by_type(
+    conditions: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """Conditions by type; of stored ones only ``ours``, as others may add theirs to the list."""
+    types = None if ours is None else {condition["type"] for condition in ours}
+    return {each["type"]: each for each in conditions if types is None or each["type"] in types}
 
 
 def transitions(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> tuple[Event, ...]:
@@ -112,7 +120,7 @@ def stalled_status(raw: Object, trouble: Trouble, now: float) -> tuple[Object | 
     """The stored status with a standstill in it: for what is found out before or after all planning."""
     ready = kstatus(done=False, reason=trouble.reason, message=trouble.message, trouble=trouble)
     spoken = {condition.type for condition in ready}
-    kept = [_stored(found) for found in conditions_of(raw) if found["type"] not in spoken]
+    kept = [_stored(found) for found in conditions_of(raw) if found["type"] in _OURS - spoken]
     mine = ready if raw.get("kind") != "RolloutJob" else ready[1:]
     fields = {k: v for k, v in status_of(raw).items() if k not in ("conditions", "observedGeneration")}
     return next_status(raw, fields, [*kept, *mine], now)

@@ -59,6 +59,7 @@ PROGRESS_EVERY: Final = 30.0
 NO_PROGRESS_AFTER: Final = 600.0
 """Seconds beyond the longest rollout in which no rollout became durable: something hangs."""
 
+_LONGEST_URI: Final = 1024
 _ROLLOUT_SECONDS: Final = 3600
 _OVER: Final = (Step.COMPLETE, Step.FAIL)
 _RUNS: Final = (Step.CHECK, Step.CREATE, Step.RUN, Step.FINALISE)
@@ -231,7 +232,7 @@ def _fields(snapshot: RolloutJobSnapshot, facts: Facts, run: Run, decision: Deci
     if step in _OVER:
         fields |= {"completionTime": now, "workers": 0, "estimatedCompletionTime": None}
         uri = words.get("manifestUri") if words is not None else None
-        fields["manifestUri"] = uri if isinstance(uri, str) else None
+        fields["manifestUri"] = uri if isinstance(uri, str) and len(uri) <= _LONGEST_URI else None
     return fields
 
 
@@ -315,6 +316,8 @@ def _progressing(
     if step is Step.FAIL and decision.trouble is not None:
         return Condition(type, "False", decision.trouble.reason)
     if step is Step.RUN:
+        if facts.worker_job is not None and snapshot.job.spec.queue and spec_of(facts.worker_job).get("suspend"):
+            return Condition(type, "False", Reason.QUOTA_PENDING, f"it waits for queue {snapshot.job.spec.queue.name}")
         if not _ready(facts):
             return Condition(type, "False", Reason.WAITING_FOR_WORKERS, "no worker is ready yet")
         last, limit = seconds(fields.get("lastProgressTime")), NO_PROGRESS_AFTER + _longest_rollout(snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from testbed.k8s.process import until
 from testbed.operator_desk import DONE, ROOT, Desk, environment, rollout_job
 
 
-def start(desk: Desk, **spec: object) -> None:
+def start(desk: Desk, **spec: Any) -> None:
     """A run that collects."""
     desk.apply(environment(), rollout_job(**spec))
     desk.until("RolloutJob", "run", "Progressing", "True", "Collecting")
@@ -120,14 +121,14 @@ def test_children_edited_or_deleted_by_hand_are_repaired(desk: Desk) -> None:
 
 def test_a_restart_at_any_moment_changes_nothing(desk: Desk) -> None:
     start(desk)
-    moments = [lambda: None, lambda: desk.finish("run"), lambda: desk.finish("run-finalise", DONE)]
-    goals = [
-        ("Progressing", "True", "Collecting"),
-        ("Progressing", "True", "Finalizing"),
-        ("Complete", "True", "Completed"),
-    ]
-    for act, goal in zip(moments, goals, strict=True):
-        act()
+    moments = {
+        "": ("Progressing", "True", "Collecting"),
+        "run": ("Progressing", "True", "Finalizing"),
+        "run-finalise": ("Complete", "True", "Completed"),
+    }
+    for job, goal in moments.items():
+        if job:
+            desk.finish(job, DONE)
         desk.until("RolloutJob", "run", *goal)
         desk.until("GymEnvironment", "math", "Ready", "True", "Available")
         quiet(desk)

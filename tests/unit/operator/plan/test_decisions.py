@@ -19,7 +19,7 @@ from kubegym_operator.plan.figures import figures, reward_integrity
 from kubegym_operator.plan.idle import resting
 from kubegym_operator.plan.selectors import selects
 from kubegym_operator.plan.snapshot import Progress
-from kubegym_operator.plan.status import kstatus, next_status, transitions
+from kubegym_operator.plan.status import kstatus, next_status, stalled_status, transitions
 from kubegym_operator.plan.times import rfc3339, seconds, spell
 from kubegym_operator.reconcile.controller import refusal_trouble
 from kubegym_operator.reconcile.keys import Key
@@ -45,7 +45,7 @@ def ago(duration: float) -> str:
         pytest.param({"idleSince": ago(100)}, False, None, True, None, id="long enough"),
         pytest.param({"idleSince": ago(500)}, False, NOW - 10, False, 90.0, id="asked lately"),
         pytest.param({"idleSince": ago(500)}, True, None, False, None, id="a job needs it"),
-        pytest.param({"replicas": 1}, False, None, False, 100.0, id="its last job has just ended"),
+        pytest.param({"conditions": [{}]}, False, None, False, 100.0, id="its last job has just ended"),
     ],
 )
 def test_idle(status: Object, active: bool, last_request: float | None, rests: bool, again: float | None) -> None:
@@ -156,14 +156,16 @@ def test_a_reply_is_not_trusted() -> None:
             "rollouts": {"expected": 4, "scored": "many", "failed": -1, "odd": 3},
             "failures": {f"R{i}": 1 for i in range(100)} | {"x" * 500: True},
             "rewardMean": 0.5,
+            "throughput": "1" * 33,
+            "lastProgressTime": "soon",
             "planDigest": "d" * 1000,
             "shards": [],
         }
     )
     assert told.rollouts == {"expected": 4}
     assert len(told.failures) == 64
-    assert told.reward_mean is None
-    assert len(told.plan_digest or "") == 256
+    assert (told.reward_mean, told.throughput, told.last_progress_time) == (None, None, None)
+    assert len(told.plan_digest or "") == 253
     assert told.shards == {}
 
 
@@ -197,6 +199,18 @@ def test_a_status_that_says_the_same_is_not_written() -> None:
     assert [event.reason for event in events] == ["Available"]
     again = next_status(raw | {"status": status}, {"a": 1}, [Condition("Serving", "True", "Available")], NOW + 99)
     assert again == (None, ())
+
+
+def test_conditions_of_others_are_none_of_ours() -> None:
+    theirs = {"type": "team/Checked", "status": "True", "reason": "Fine", "message": ""}
+    conditions = [Condition("Serving", "True", "Available")]
+    written, _ = next_status({"metadata": {"generation": 1}}, {}, conditions, NOW)
+    assert written is not None
+    raw: Object = {"metadata": {"generation": 1}, "status": {**written, "conditions": [theirs, *written["conditions"]]}}
+    assert next_status(raw, {}, conditions, NOW) == (None, ())
+    status, _ = stalled_status({**raw, "kind": "ModelServer"}, Trouble("X", "m"), NOW)
+    assert status is not None
+    assert "team/Checked" not in [condition["type"] for condition in status["conditions"]]
 
 
 def test_events_tell_what_turned() -> None:
@@ -296,13 +310,10 @@ async def test_who_is_looked_at_when_something_changes() -> None:
         "spec": {"environments": [entry], "output": {"uri": "s3://b/x/"}},
     }
     await world.apply(server | {"spec": {"engine": "embedded"}}, env, job)
-    keys = {
-        Key("ModelServer", "team", "shared"),
-        Key("GymEnvironment", "team", "math"),
-        Key("RolloutJob", "team", "run"),
-    }
-    for kind in (MODEL_SERVER, GYM_ENVIRONMENT, ROLLOUT_JOB):
-        assert dependants(world.cache, await world.get(kind, names[kind.kind])) == keys
+    names = {MODEL_SERVER: "shared", GYM_ENVIRONMENT: "math", ROLLOUT_JOB: "run"}
+    keys = {Key(kind.kind, "team", name) for kind, name in names.items()}
+    for kind, name in names.items():
+        assert dependants(world.cache, await world.get(kind, name)) == keys
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",

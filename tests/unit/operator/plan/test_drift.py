@@ -14,8 +14,8 @@ from kubegym_operator.plan.children import stamped
 from kubegym_operator.plan.drift import differs
 
 
-def applied(spec: Any) -> Object:
-    return stamped({"apiVersion": "v1", "kind": "X", "metadata": {"name": "x"}, "spec": spec})
+def applied(spec: Any, kind: str = "Service") -> Object:
+    return stamped({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec})
 
 
 def seen(desired: Object, spec: Any) -> Object:
@@ -29,7 +29,7 @@ def seen(desired: Object, spec: Any) -> Object:
         pytest.param({"cpu": "1000m", "memory": "1024Mi"}, {"cpu": "1", "memory": "1Gi"}, id="quantities"),
         pytest.param({"env": [{"name": "A", "value": ""}]}, {"env": [{"name": "A"}]}, id="empty value"),
         pytest.param({"labels": {}, "x": []}, {}, id="empty"),
-        pytest.param({"items": [{"name": "a"}]}, {"items": [{"name": "b"}, {"name": "a", "v": 1}]}, id="others' items"),
+        pytest.param({"env": [{"name": "a"}]}, {"env": [{"name": "b"}, {"name": "a", "v": 1}]}, id="others' items"),
         pytest.param({"ports": [{"port": 80}]}, {"ports": [{"port": 80, "protocol": "TCP"}]}, id="port"),
     ],
 )
@@ -46,8 +46,9 @@ def test_the_same(spec: Any, stored: Any) -> None:
         pytest.param({"a": {"b": 1}}, {"a": 3}, id="other type"),
         pytest.param({"args": ["a", "b"]}, {"args": ["a", "b", "c"]}, id="longer arguments"),
         pytest.param({"args": ["a", "b"]}, {"args": ["b", "a"]}, id="order of arguments"),
-        pytest.param({"items": [{"name": "a"}, {"name": "b"}]}, {"items": [{"name": "a"}]}, id="item gone"),
-        pytest.param({"items": [{"name": "a", "v": 1}]}, {"items": [{"name": "a", "v": 2}]}, id="item edited"),
+        pytest.param({"env": [{"name": "a"}, {"name": "b"}]}, {"env": [{"name": "a"}]}, id="item gone"),
+        pytest.param({"env": [{"name": "a", "v": 1}]}, {"env": [{"name": "a", "v": 2}]}, id="item edited"),
+        pytest.param({"tolerations": [{"key": "a"}]}, {"tolerations": [{"key": "a"}, {"key": "b"}]}, id="whole list"),
         pytest.param({"cpu": "1"}, {"cpu": "1001m"}, id="another quantity"),
         pytest.param({"rules": [{"to": []}]}, {"rules": []}, id="rule gone"),
     ],
@@ -55,6 +56,11 @@ def test_the_same(spec: Any, stored: Any) -> None:
 def test_edited(spec: Any, stored: Any) -> None:
     desired = applied(spec)
     assert differs(desired, seen(desired, stored))
+
+
+def test_ports_of_a_rule_are_one_field() -> None:
+    desired = applied({"ports": [{"port": 80}]}, "NetworkPolicy")
+    assert differs(desired, seen(desired, {"ports": [{"port": 80}, {"port": 22}]}))
 
 
 def test_another_desire_differs_although_all_of_it_is_there() -> None:

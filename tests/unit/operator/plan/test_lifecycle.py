@@ -504,7 +504,7 @@ async def test_without_a_policy_the_job_says_where_to_name_one() -> None:
 
 async def test_a_run_that_another_controller_manages_is_left_alone() -> None:
     world = await running(managedBy="kueue.x-k8s.io/multikueue")
-    assert "status" not in await world.get(ROLLOUT_JOB, "run")
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"] == {"observedGeneration": -1}
     assert not await world.exists(JOB, "run")
 
 
