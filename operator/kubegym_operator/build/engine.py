@@ -46,6 +46,9 @@ _OWNED_ARGS: Final[Mapping[str, frozenset[str]]] = {
 }
 """Engine arguments that the operator sets, by engine."""
 
+_USER = "nonroot"
+"""Images of others have no account for our uid, and torch asks for its name."""
+
 _SIDECAR_COMPUTE = Compute(requests={"cpu": "100m", "memory": "128Mi"})
 _EMBEDDED_COMPUTE = Compute(requests={"cpu": "250m", "memory": "256Mi"})
 
@@ -135,6 +138,7 @@ def _vllm(server: ModelServer, plan: WeightsPlan, context: BuildContext, *, foll
     args += _flags({**defaults, **given})
     env: dict[str, str | Mapping[str, Any]] = {
         "HF_HUB_OFFLINE": "1",  # the weights are there, and nothing else is to be asked for
+        "USER": _USER,
         "VLLM_CACHE_ROOT": f"{TMP}/vllm",
         "VLLM_NO_USAGE_STATS": "1",
     }
@@ -162,6 +166,7 @@ def _custom(server: ModelServer, plan: WeightsPlan) -> Container:
         "KUBEGYM_PIPELINE_PARALLEL": str(shape.pipeline),
         "KUBEGYM_SERVED_MODEL_NAME": served_name(server),
         "KUBEGYM_TENSOR_PARALLEL": str(shape.tensor),
+        "USER": _USER,
     }
     return Container(ENGINE, None, env=env, mounts=_mounts(plan), extra={**accelerator_resources(server), **_drain()})
 
@@ -224,15 +229,15 @@ def _drain() -> dict[str, Any]:
 
 def _health_probes(path: str) -> dict[str, Any]:
     """Probes from inside: kubelet does not reach loopback. Readiness is the model server's, which knows more."""
-    script = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{ENGINE_PORT}{path}', timeout=4)"
+    script = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{ENGINE_PORT}{path}', timeout=8)"
 
     def probe(failures: int) -> dict[str, Any]:
-        command = ["python3", "-c", script]
+        command = ["python3", "-I", "-S", "-c", script]  # without site-packages, which take long to look through
         return {
             "exec": {"command": command},
             "periodSeconds": 10,
             "failureThreshold": failures,
-            "timeoutSeconds": 5,
+            "timeoutSeconds": 10,
         }
 
     return {"startupProbe": probe(LOAD_SECONDS // 10), "livenessProbe": probe(6)}
