@@ -23,7 +23,9 @@ from testbed.k8s.controllers import KUEUE, LWS
 from testbed.k8s.process import until
 from testbed.required import unavailable
 
+HERE = Path(__file__).resolve().parent
 _GIVEN = "KUBEGYM_TEST_KUBECONFIG"
+_ANY_CLUSTER = ("api", "kube")  # folders whose tests need an API server, and nothing that runs
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +71,20 @@ def kueue_namespace(kueue_cluster: Cluster) -> Iterator[str]:
         yield name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """On a cluster that was given, only what asks its API server and no more; it has real nodes, or none."""
+    if _given() is None:
+        return
+    for item in items:
+        if not item.path.is_relative_to(HERE) or "cluster" not in getattr(item, "fixturenames", ()):
+            continue
+        if item.path.relative_to(HERE).parts[0] not in _ANY_CLUSTER:
+            item.add_marker(pytest.mark.skip(reason="needs fake nodes, and KUBECONFIG names a cluster of its own"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """What needs programs of our own is skipped on a cluster that was given."""
+    """The same for single tests that ask for more."""
     try:
         yield
     except NotOurs as error:

@@ -28,13 +28,11 @@ class Cluster:
     Attributes:
         kubeconfig: of an administrator.
         api: requests as that administrator.
-        pods: tells fake pods what happens to them.
     """
 
     def __init__(self, kubeconfig: Path, scratch: Path, plane: ControlPlane | None = None) -> None:
         self.kubeconfig = kubeconfig
         self.api = Api(kubeconfig)
-        self.pods = Pods(self.api)
         self._plane = plane
         self._scratch = scratch
         self._kubectl = binary("kubectl")
@@ -45,6 +43,11 @@ class Cluster:
         if self._plane is None:
             raise NotOurs("this needs a control plane of the tests' own, with fake nodes; KUBECONFIG names another")
         return self._plane
+
+    @property
+    def pods(self) -> Pods:
+        """Tells the fake pods of our own control plane what happens to them."""
+        return Pods(self.plane.api)
 
     def kubectl(
         self, *arguments: str, namespace: str | None = None, stdin: str | None = None, kubeconfig: Path | None = None
