@@ -98,6 +98,26 @@ def test_egress_is_closed_to_what_no_policy_names(cluster: KindCluster, namespac
     assert reach(cluster, namespace, "free", "other", 80, "open") == "open"
 
 
+def test_who_may_not_ask_may_answer(cluster: KindCluster, namespace: str) -> None:
+    """A policy is about who begins: replies belong to the connection that they answer on."""
+    serve(cluster, namespace, "web")
+    cluster.apply(
+        {
+            **POLICY,
+            "metadata": {"name": "answers"},
+            "spec": {
+                "podSelector": {"matchLabels": {"app": "web"}},
+                "policyTypes": ["Ingress", "Egress"],
+                "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "friend"}}}]}],
+                "egress": [],
+            },
+        },
+        namespace=namespace,
+    )
+    assert reach(cluster, namespace, "stranger", "web", 80, "closed") == "closed"
+    assert reach(cluster, namespace, "friend", "web", 80, "open") == "open"
+
+
 def test_metrics_of_pods_are_served(cluster: KindCluster) -> None:
     """``kubectl top`` and autoscalers read them."""
 
