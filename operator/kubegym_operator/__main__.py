@@ -64,7 +64,8 @@ def main() -> int:
         print(f"kubegym-operator: {error}", file=sys.stderr)
         return 2
     set_up_logging(settings)
-    gc.freeze()  # what is imported stays
+    gc.freeze()  # what is imported stays, and pages of a list make no cycles: look for garbage less often
+    gc.set_threshold(50_000, 20, 100)
     try:
         asyncio.run(run(settings))
     except KubeGymError as error:

@@ -144,6 +144,7 @@ class Parts:
         self.stream = Stream(
             lambda: config.credentials(settings.kubeconfig),
             self._deliver,
+            known=self.cache.knows,
             namespaces=namespaces,
             restarted=metrics.restarts.inc,
         )

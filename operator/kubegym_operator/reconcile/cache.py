@@ -116,6 +116,11 @@ class Cache:
         entry = self._entries.get(key)
         return None if entry is None else (entry.uid, entry.version)
 
+    def knows(self, obj: Object) -> bool:
+        """Whether an object is here in this version or a newer one. May be asked from another thread."""
+        entry = self._entries.get(key_of(obj))
+        return entry is not None and entry.version >= int(obj["metadata"].get("resourceVersion") or 0)
+
     def put(self, obj: Object, *, own: bool = False) -> bool:
         """Keep an object; False where it is not newer than what is known, or of a kind that nobody watches.
 

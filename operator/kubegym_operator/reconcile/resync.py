@@ -93,7 +93,7 @@ class Resync:
         def look(obj: Object) -> None:
             key = key_of(obj)
             listed.add(key)
-            if not self._knows(key, obj):
+            if not self.cache.knows(obj):
                 unknown.add(key)
 
         if not await self._read(kind, look):
@@ -107,10 +107,6 @@ class Resync:
         if missed:
             log.warning("resync: the watch of %s had missed %d changes", kind.kind, missed)
             self.missed(kind, missed)
-
-    def _knows(self, key: ObjectKey, obj: Object) -> bool:
-        known = self.cache.version(key)
-        return known is not None and known[1] >= int(obj["metadata"]["resourceVersion"])
 
     async def _repair(self, key: ObjectKey, before: tuple[str, int] | None) -> int:
         """Look at one object itself, and put right what is known of it; 1 where that was wrong."""
