@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from testbed.pods import Cluster, ended, kill, pods_end, rows_of, url_of, worker_entry
+from testbed.pods import ROOT, Cluster, ended, kill, pods_end, rows_of, url_of, worker_entry
 
 pytestmark = pytest.mark.chaos
 
@@ -90,3 +90,31 @@ async def test_a_rollout_that_kills_its_worker_fails_alone(cluster: Cluster, mod
     failed = {row["n"]: row["kubegym"]["failure"]["reason"] for row in rows if row["kubegym"]["failure"]}
     assert failed == {3: "WorkerCrashed"}
     assert cluster.words("finaliser")["failures"] == {"WorkerCrashed": 1}
+
+
+async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, model: str, prefix: str) -> None:
+    """Its pod is replaced, which takes longer than the tries of a rollout: they wait for it."""
+    environment = str(ROOT / "environments" / "arithmetic")
+    pods: list[asyncio.subprocess.Process] = []
+
+    async def agent(listen: str) -> str:
+        served = ("agent", environment, "--model-server", model, "--listen", listen)
+        pods.append(await cluster.start(f"agent-{len(pods)}", "serve", *served))
+        return await url_of(pods[-1])
+
+    async with asyncio.timeout(WAIT), pods_end(pods):
+        url = await agent("127.0.0.1:0")
+        cluster.freeze(prefix, {"math": worker_entry(model, agent=[url])}, rolloutsPerTask=8, sharding=SHARDS)
+        worker = await cluster.worker("worker", 0)
+        await url_of(worker)
+        done = asyncio.ensure_future(worker.wait())
+        for _ in range(2):
+            await asyncio.wait([done], timeout=3)
+            kill(pods[-1])
+            await asyncio.wait([done], timeout=6)
+            await agent(url.removeprefix("http://"))
+        pods.append(worker)
+        assert await ended(worker) == 0, cluster.log("worker")
+        assert await cluster.finalise() == 0
+        rows = await rows_of(cluster, prefix)
+    assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
