@@ -23,8 +23,8 @@ DONE_SECONDS = 600.0  # for a machine under load; half a minute otherwise
 @contextmanager
 def applied(cluster: KindCluster, manifests: list[Object]) -> Iterator[None]:
     """Objects in the ready namespace; on leaving they are gone, and what their jobs have stored."""
-    cluster.apply(manifests, namespace=NAMESPACE)
     try:
+        cluster.apply(manifests, namespace=NAMESPACE)
         yield
     finally:
         for each in manifests:
@@ -58,12 +58,11 @@ def finished(cluster: KindCluster, job: str) -> Object:
 
 
 def greedy(name: str, agent: str, resources: str, *, rollouts: int = 1, **spec: object) -> list[Object]:
-    """The sample under another name, with each part where it is told, and without chance in its answers."""
+    """The sample with each part where it is told, and a job ``name`` without chance in its answers."""
     environment, job = sample()
-    environment["metadata"]["name"] = job["metadata"]["name"] = name
+    job["metadata"]["name"] = name
     environment["spec"]["agent"]["placement"] = agent
     environment["spec"]["resources"]["placement"] = resources
-    job["spec"]["environments"][0] |= {"name": name, "environmentRef": {"name": name}}
     job["spec"] |= {"sampling": {"temperature": "0"}, "rolloutsPerTask": rollouts, **spec}
     job["spec"]["output"]["uri"] = output(name)
     return [environment, job]
