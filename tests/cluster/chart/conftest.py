@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from testbed.build import CannotBuild
+from testbed.definitions import await_definitions
 from testbed.helm import NAMESPACE, Helm
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.control_plane import control_plane
@@ -32,7 +33,7 @@ def chart_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
         with control_plane() as plane:
             found = Cluster(plane.kubeconfig, tmp_path_factory.mktemp("cluster"), plane)
             found.apply(prometheus_operator_crds())
-            found.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
+            await_definitions(found, "monitoring.coreos.com")
             restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
             found.apply(
                 [

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from testbed.definitions import await_definitions
 from testbed.helm import CHART, NAMESPACE, RELEASE, Helm, HelmFailed
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
@@ -87,14 +88,10 @@ def apply_definitions(cluster: Cluster) -> None:
     cluster.apply("---\n".join(path.read_text() for path in sorted((CHART / "files" / "crds").glob("*.yaml"))))
 
 
-def established(cluster: Cluster) -> None:
-    cluster.kubectl("wait", "--for=condition=Established", f"crd/{ENVIRONMENTS}", "--timeout=60s")
-
-
 def test_a_release_lives(installer: Helm, chart_cluster: Cluster, tmp_path: Path) -> None:
     install(installer, operator={"replicas": 2})
     chart_cluster.pods.wait(NAMESPACE, "app.kubernetes.io/component=operator", count=2)
-    established(chart_cluster)
+    await_definitions(chart_cluster, "kubegym.dev")
     chart_cluster.apply(ENVIRONMENT)
     environment = uid(chart_cluster)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.definitions import await_definitions
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
 
@@ -29,8 +30,7 @@ class Said:
 def crds(cluster: Cluster) -> None:
     for path in sorted((ROOT / "crds").glob("*.yaml")):
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-    ours = [f"crd/{kind}.kubegym.dev" for kind in ("gymenvironments", "modelservers", "rolloutjobs")]
-    cluster.kubectl("wait", "--for=condition=Established", *ours, "--timeout=60s")
+    await_definitions(cluster, "kubegym.dev")
 
 
 def call(cluster: Cluster, *command: str, kubeconfig: Path | None = None) -> Said:
