@@ -86,9 +86,9 @@ def overlaid(
     Raises:
         InvalidPodTemplate: it is no pod template, or conflicts with the operator's.
     """
-    merged: dict[str, Any] = deepcopy(dict(template))
     if overlay is None:
-        return merged
+        return dict(template)
+    merged: dict[str, Any] = deepcopy(dict(template))
     merge = _Merge(field, adjustable)
     for key, value in _without_nulls(overlay).items():
         if key == "metadata":
