@@ -61,9 +61,12 @@ class Api:
         *,
         content_type: str = "application/json",
         query: dict[str, str] | None = None,
-        timeout: float = 30.0,
+        timeout: float = 120.0,
     ) -> Any:
         """One request: the answer, decoded where it is JSON.
+
+        ``timeout``, in seconds, is a bound against hanging: on a machine under load the API server takes a minute to
+        look at large CRDs.
 
         Raises:
             Refused: the answer was an error.
