@@ -136,7 +136,7 @@ def install_chart(cluster: KindCluster) -> None:
     settings += ["--set", "network.podCidrs={10.244.0.0/16}", "--set", "network.serviceCidrs={10.96.0.0/16}"]
     settings += ["--set-string", "operator.resources.requests.cpu=50m"]
     say(f"installing the chart in {SYSTEM}")
-    command = [binary("helm"), "upgrade", "--install", "kubegym", ROOT / "charts" / "kubegym"]
+    command: list[str | Path] = [binary("helm"), "upgrade", "--install", "kubegym", ROOT / "charts" / "kubegym"]
     command += ["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", f"{_READY_SECONDS:.0f}s"]
     engine().run(*command, "--kubeconfig", cluster.kubeconfig, *settings, seconds=_READY_SECONDS + 60)
 
@@ -145,7 +145,17 @@ def _create(used: Engine, name: str, node: str, kubeconfig: Path) -> None:
     if used.name == "podman":
         kind_machine.remember(_machine_state())
     kubeconfig.parent.mkdir(parents=True, exist_ok=True)
-    command = [binary("kind"), "create", "cluster", "--name", name, "--kubeconfig", kubeconfig, "--wait", "120s"]
+    command: list[str | Path] = [
+        binary("kind"),
+        "create",
+        "cluster",
+        "--name",
+        name,
+        "--kubeconfig",
+        kubeconfig,
+        "--wait",
+        "120s",
+    ]
     command += ["--image", node] if node else []
     command += ["--config", FILES.parent / "cluster.yaml"] if _is_ours(node) else []
     say(f"creating the kind cluster {name}")

@@ -15,8 +15,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from testbed.build import GROUPS, binary, cache, exclusively, module_folder, say
-from testbed.components import KUBERNETES
+from testbed.build import binary, cache, exclusively, module_folder, say
+from testbed.components import GROUPS, KUBERNETES
 from testbed.images import PREFIX, debian_root
 from testbed.images_engine import Engine
 
@@ -104,8 +104,8 @@ def _lay_out(used: Engine, layout: Path, programs: dict[str, Path], pause: str) 
     kind = module_folder("kind") / "images" / "base" / "files"
     for folder in ("etc", "kind", "usr"):
         shutil.copytree(kind / folder, layout / folder, copy_function=shutil.copyfile)
-    for folder in [layout, *layout.rglob("*")]:
-        folder.chmod(0o755 if folder.is_dir() or folder.parent.name == "bin" else 0o644)
+    for path in [layout, *layout.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() or path.parent.name == "bin" else 0o644)
     _install(layout / "usr" / "bin", (programs[name] for name in ("kubelet", "kubeadm", "kubectl")))
     _install(layout / "usr" / "local" / "bin", (programs[name] for name in _RUNTIME))
     _install(layout / "opt" / "cni" / "bin", (programs[name] for name in _PLUGINS))

@@ -50,7 +50,7 @@ def _store_options(cluster: Cluster, namespace: str) -> Iterator[StoreOptions]:
 @contextmanager
 def _forwarded(cluster: Cluster, namespace: str, resource: str, port: int) -> Iterator[int]:
     """A port of this machine that leads to ``port`` of a Service's pod."""
-    command = [binary("kubectl"), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={namespace}"]
+    command = [str(binary("kubectl")), f"--kubeconfig={cluster.kubeconfig}", f"--namespace={namespace}"]
     process = subprocess.Popen(
         [*command, "port-forward", resource, f":{port}"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     )
