@@ -16,7 +16,8 @@ from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_results import remove, results
 
 API = "kubegym.dev/v1alpha1"
-SAMPLE = ROOT / "environments" / "arithmetic" / "environment.yaml"
+SAMPLES = sorted(manifest.parent for manifest in (ROOT / "environments").glob("*/environment.yaml"))
+ARITHMETIC = ROOT / "environments" / "arithmetic"
 DONE_SECONDS = 600.0  # for a machine under load; half a minute otherwise
 
 
@@ -34,9 +35,9 @@ def applied(cluster: KindCluster, manifests: list[Object]) -> Iterator[None]:
                 remove(cluster, NAMESPACE, each["spec"]["output"]["uri"])
 
 
-def sample(path: Path = SAMPLE) -> list[Object]:
-    """The manifests of an environment's folder."""
-    return list(yaml.safe_load_all(path.read_text()))
+def sample(folder: Path = ARITHMETIC) -> list[Object]:
+    """The manifests in an environment's folder: the environment, and its sample job."""
+    return list(yaml.safe_load_all((folder / "environment.yaml").read_text()))
 
 
 def finished(cluster: KindCluster, job: str) -> Object:
