@@ -15,11 +15,13 @@ from testbed.tcp_relay import Relay
 
 from .conftest import Space, StartOperator
 
+# Short enough to be waited for, long enough for a machine under load to keep it.
+SHORT = {"lease_duration_seconds": 15, "lease_renew_seconds": 12, "lease_retry_seconds": 0.5}
+
 
 def test_of_two_operators_one_works_and_the_other_takes_over(operator: StartOperator, space: Space) -> None:
-    quick = {"lease_duration_seconds": 6, "lease_renew_seconds": 4, "lease_retry_seconds": 0.5}
-    first = operator(**quick)
-    second = operator(wait=False, **quick)
+    first = operator(**SHORT)
+    second = operator(wait=False, lease_retry_seconds=0.5)
     assert second.get("/readyz")[0] == 200
     assert second.get("/healthz")[0] == 200
     space.environment("one")
@@ -35,9 +37,8 @@ def test_of_two_operators_one_works_and_the_other_takes_over(operator: StartOper
 
 
 def test_a_leader_that_hung_writes_nothing_when_it_wakes(operator: StartOperator, space: Space) -> None:
-    quick = {"lease_duration_seconds": 6, "lease_renew_seconds": 4, "lease_retry_seconds": 0.5}
-    first = operator(**quick)
-    second = operator(wait=False, **quick)
+    first = operator(**SHORT)
+    second = operator(wait=False, lease_retry_seconds=0.5)
     first.pause()
     space.environment("one")
     second.await_leading()
@@ -77,8 +78,7 @@ def test_an_api_server_that_hangs_costs_the_lease_and_a_restart_goes_on(
     operator: StartOperator, space: Space, cluster: Cluster
 ) -> None:
     space.environment("one")
-    quick = {"lease_duration_seconds": 6, "lease_renew_seconds": 4, "lease_retry_seconds": 0.5, "request_seconds": 2}
-    process = operator(**quick)
+    process = operator(**SHORT, request_seconds=2)
     space.await_suspended("one")
     before = space.await_quiet(process)
     with cluster.plane.hanging("kube-apiserver"):
