@@ -6,7 +6,7 @@ row    seen (first row that fits)                        step              done
 1      finaliser: manifest written, within the budget    ``COMPLETE``      figures from its last words
 2      finaliser: manifest written, above the budget     ``FAIL``          ``RolloutFailureBudgetExceeded``
 3      finaliser failed after the workers                ``FAIL``          ``FinalizationFailed``
-4      finaliser, before any worker: no manifest yet     ``UNCHECK``       finaliser deleted
+4      finaliser, before any worker: no manifest yet     ``UNCHECK``       finaliser deleted; exit code 11: ``FAIL``
 5      workers' Job complete                             ``FINALISE``      finaliser created
 6      workers' Job failed                               ``FAIL``          the last words of its pods
 7      frozen run and today's differ                     ``FAIL``          ``EnvironmentChanged``
@@ -38,7 +38,7 @@ from kubegym_operator.build.labels import Component
 from kubegym_operator.plan.actions import Object
 from kubegym_operator.plan.activity import Activity, overdue, read_activity
 from kubegym_operator.plan.demand import CHECKING_OUTPUT
-from kubegym_operator.plan.failures import Trouble, job_failure, last_words, success_words
+from kubegym_operator.plan.failures import EXIT_CANNOT_SUCCEED, Trouble, job_failure, last_words, success_words
 from kubegym_operator.plan.figures import figures, reward_integrity
 from kubegym_operator.plan.objects import (
     CONFIG_MAP,
@@ -167,8 +167,10 @@ def _finalised(snapshot: RolloutJobSnapshot, facts: Facts) -> Decision | None:
                 return Decision(Step.FAIL, Trouble(integrity.reason, integrity.message))
             return Decision(Step.COMPLETE)
         if facts.number == 0:
-            ended = failure or holds(finaliser, "Complete") or last_words(facts.finaliser_pods)
-            return Decision(Step.UNCHECK) if ended else None
+            said = last_words(facts.finaliser_pods, prefer=EXIT_CANNOT_SUCCEED)
+            if failure is not None and said is not None and said.exit_code == EXIT_CANNOT_SUCCEED:
+                return Decision(Step.FAIL, failure)  # another plan lies there: nobody need wake for that
+            return Decision(Step.UNCHECK) if failure or said or holds(finaliser, "Complete") else None
         if failure is not None:
             told = failure.message or "it said nothing"
             return Decision(Step.FAIL, Trouble(Reason.FINALIZATION_FAILED, f"the manifest was not written: {told}"))

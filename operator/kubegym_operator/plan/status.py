@@ -119,9 +119,10 @@ def transitions(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str
 def stalled_status(raw: Object, trouble: Trouble, now: float) -> tuple[Object | None, tuple[Event, ...]]:
     """The stored status with a standstill in it: for what is found out before or after all planning."""
     ready = kstatus(done=False, reason=trouble.reason, message=trouble.message, trouble=trouble)
-    spoken = {condition.type for condition in ready}
-    kept = [_stored(found) for found in conditions_of(raw) if found["type"] in _OURS - spoken]
-    mine = ready if raw.get("kind") != "RolloutJob" else ready[1:]
+    mine: tuple[Condition, ...] = ready
+    if raw.get("kind") == "RolloutJob":  # it has no Ready; what it is at shows in Progressing
+        mine = (Condition(Type.PROGRESSING, "False", trouble.reason, trouble.message), *ready[1:])
+    kept = [_stored(found) for found in conditions_of(raw) if found["type"] in _OURS - {c.type for c in mine}]
     fields = {k: v for k, v in status_of(raw).items() if k not in ("conditions", "observedGeneration")}
     return next_status(raw, fields, [*kept, *mine], now)
 

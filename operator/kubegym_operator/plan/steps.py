@@ -346,6 +346,9 @@ def _pod_trouble(snapshot: RolloutJobSnapshot, facts: Facts, step: Step) -> Trou
     job = facts.worker_job if step is Step.RUN else facts.finaliser if step in (Step.FINALISE, Step.CHECK) else None
     if job is None or (step is Step.RUN and _ready(facts)):
         return None
+    if spec_of(job).get("suspend") and snapshot.job.spec.queue is not None and not snapshot.cluster.kueue:
+        message = "spec.queue needs Kueue (kueue.x-k8s.io): install it, or create the job without spec.queue"
+        return Trouble(Reason.KUEUE_NOT_INSTALLED, message)
     if spec_of(job).get("suspend"):
         return Trouble(Reason.QUOTA_PENDING, f"Job {name_of(job)} waits for its queue", waits=True)
     pods = facts.worker_pods if step is Step.RUN else facts.finaliser_pods

@@ -176,6 +176,21 @@ async def test_with_a_queue_a_change_makes_another_job() -> None:
     assert not [w for w in world.wrote if w.verb == "patch" and w.key.kind == JOB], "suspend is Kueue's"
 
 
+async def test_a_queue_without_kueue_is_no_wait_for_quota() -> None:
+    world = await running(queue={"name": "cpu"})
+    assert await run_condition(world, "Stalled") == ("True", "KueueNotInstalled")
+
+
+async def test_few_writes_until_an_environment_serves() -> None:
+    world = World()
+    await world.apply(environment())
+    await world.live()
+    statuses = [write for write in world.wrote if write.verb == "apply_status" and write.key.kind == GYM_ENVIRONMENT]
+    assert len(statuses) <= 6
+    children = [write for write in world.wrote if write.verb in ("apply", "create") and write.key.kind != _EVENT]
+    assert len(children) == len({write.key for write in children}), "each child is written once"
+
+
 async def test_a_job_that_waits_for_quota_wakes_nothing() -> None:
     world = World(KindInfo(QUEUE))
     idle = {"scaleToZeroAfterSeconds": 60}
@@ -345,6 +360,20 @@ async def test_a_finished_output_completes_without_waking_a_model() -> None:
     assert await run_condition(world, "Complete") == ("True", "Completed")
     assert (await world.get(DEPLOYMENT, "math-policy"))["spec"]["replicas"] == 0
     assert not await world.exists(JOB, "run")
+
+
+async def test_another_plan_in_the_output_fails_without_waking_a_model() -> None:
+    world = World()
+    await world.apply(environment(idlePolicy={"scaleToZeroAfterSeconds": 600}))
+    await world.live()
+    await world.pass_time(600)
+    await world.apply(rollout_job())
+    await world.live()
+    words = '{"reason": "PlanConflict", "message": "rolloutsPerTask differs"}'
+    await world.fail_job("run-finalise", code=11, words=words, reason="PodFailurePolicy")
+    await world.live()
+    assert await run_condition(world, "Failed") == ("True", "PlanConflict")
+    assert (await world.get(DEPLOYMENT, "math-policy"))["spec"]["replicas"] == 0
 
 
 async def test_suspending_an_environment_scales_all_of_it_and_keeps_the_objects() -> None:
@@ -551,4 +580,5 @@ async def test_progress_is_written_once_in_thirty_seconds() -> None:
     assert world.answers.reads == 2
 
 
+_EVENT = Kind("events.k8s.io/v1", "Event")
 _SERVICE = Kind("v1", "Service")
