@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench clean
+.PHONY: help install run test lint bench cluster cluster-down clean
 
 help: ## List the verbs
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do printf '  %-14s %s\n' "$$verb" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb text; do printf '  %-14s %s\n' "$$verb" "$$text"; done
 
 install: $(STAMP) ## Make .venv with everything a developer needs
 	@echo 'Ready: .venv/bin/kubegym'
@@ -19,7 +19,7 @@ install: $(STAMP) ## Make .venv with everything a developer needs
 run: $(STAMP) ## Collect rollouts of the arithmetic environment with the embedded model
 	@exec $(BIN)/kubegym run environments/arithmetic $(ARGS)
 
-test: $(STAMP) ## Lint, then all tests: unit, contract, chaos, scale (ARGS="unit" for one tier)
+test: $(STAMP) ## Lint, then all tests: unit, contract, chaos, scale, cluster, node (ARGS="unit" for one tier)
 	@exec $(BIN)/python tests/run $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the import contracts
@@ -27,6 +27,12 @@ lint: $(STAMP) ## ruff, mypy and the import contracts
 
 bench: $(STAMP) ## Measure speed and memory and print the table (minutes)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+cluster: $(STAMP) ## A kind cluster with KubeGym, S3 and a namespace ready; the last line is its kubeconfig
+	@PYTHONPATH=tests exec $(BIN)/python -m testbed.kind up $(ARGS)
+
+cluster-down: $(STAMP) ## Remove it, and what it changed on this machine
+	@PYTHONPATH=tests exec $(BIN)/python -m testbed.kind down $(ARGS)
 
 clean: ## Remove .venv, caches and build output; collected runs stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

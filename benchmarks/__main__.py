@@ -30,6 +30,7 @@ BENCHMARKS = {
     "latency": (("latency", "2000", "20"), ("latency", "2000", "5")),
     "start": (("start",), ("start",)),
     "slots": (("slots", "4000"), ("slots", "1000")),
+    "workers": (("workers", "60", "1", "2", "4", "8"), ("workers", "20", "1", "8")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }
 

@@ -23,6 +23,7 @@ from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
 from kubegym.core.wire import DEADLINE_HEADER, failure_of
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response
+from kubegym.http.names import Resolver
 from kubegym.http.replicas import Replica, Replicas
 
 FAULTS = Backoff()
@@ -52,6 +53,7 @@ class ModelServerClient:
         faults: tries and pauses for trouble.
         overload: tries and pauses for 429 and 503.
         rng: for the jitter.
+        resolver: see ``Replicas``.
 
     Raises:
         InvalidSpec: no URL, or one that cannot be used.
@@ -66,10 +68,12 @@ class ModelServerClient:
         faults: Backoff = FAULTS,
         overload: Backoff = OVERLOAD,
         rng: random.Random | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self.model = model
         self._rng = rng or random.Random()
-        self._replicas = Replicas([url.rstrip("/").removesuffix("/v1") for url in urls], rng=self._rng)
+        bases = [url.rstrip("/").removesuffix("/v1") for url in urls]
+        self._replicas = Replicas(bases, rng=self._rng, resolver=resolver)
         self._owns_http = http is None
         self._http = http or HttpClient()
         self._faults = faults

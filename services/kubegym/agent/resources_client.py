@@ -14,6 +14,7 @@ from kubegym.core.protocols import Assignment
 from kubegym.core.retry import Backoff
 from kubegym.core.wire import WIRE_HEADER
 from kubegym.http import BodyTooLarge, ConnectFailed, HttpClient, HttpError, ReadTimeout, Response
+from kubegym.http.names import Resolver
 from kubegym.http.replicas import Replica, Replicas
 
 RETRIES = Backoff(attempts=4, base=0.1, maximum=2.0)
@@ -37,6 +38,7 @@ class ResourcesClient:
         http: connections to share with other clients; by default its own, closed with it.
         retries: how often what may be repeated is tried, and how patiently.
         rng: for pauses.
+        resolver: see ``Replicas``.
 
     Raises:
         InvalidSpec: no URL, or one that cannot be used.
@@ -49,9 +51,10 @@ class ResourcesClient:
         http: HttpClient | None = None,
         retries: Backoff = RETRIES,
         rng: random.Random | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         self._rng = rng or random.Random()
-        self.replicas = Replicas(urls, rng=self._rng)
+        self.replicas = Replicas(urls, rng=self._rng, resolver=resolver)
         self._owns_http = http is None
         self._http = http or HttpClient()
         self._retries = retries

@@ -86,5 +86,5 @@ def configure(level: str, style: LogFormat = "text", file: Path | None = None) -
         old.close()
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for chatty in ("asyncio", "markdown_it"):
+    for chatty in ("asyncio", "markdown_it", "uvicorn"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

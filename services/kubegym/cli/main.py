@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import kubegym
-from kubegym.cli import listing, serve, validate
+from kubegym.cli import cluster, gc, listing, pods, serve, validate
 from kubegym.cli import run as running
 from kubegym.cli import show as showing
 from kubegym.cli.errors import BAD_INPUT, print_json
@@ -29,6 +29,14 @@ app.command("show")(showing.show)
 app.command("list")(listing.list_)
 app.command("validate")(validate.validate)
 app.command("retry")(running.retry)
+app.command("apply")(cluster.apply)
+app.command("get")(cluster.get)
+app.command("describe")(cluster.describe)
+app.command("logs")(cluster.logs)
+app.command("gc")(gc.gc)
+app.command("worker")(pods.worker)
+app.command("finalise")(pods.finalise)
+app.command("fetch")(pods.fetch)
 
 app.add_typer(serve.serve)
 

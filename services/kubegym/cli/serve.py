@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -125,7 +126,14 @@ def model(
         str | None,
         typer.Option("--model", metavar="NAME", help="The name it serves, and asks an upstream for. Default: its own."),
     ] = None,
+    weights: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Of the embedded engine: a GGUF file, or the folder of one.")
+    ] = None,
     api_key_file: KeyFileOption = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(metavar="S", min=0, help="After SIGTERM still take calls, not ready, while any come, at most S."),
+    ] = 0.0,
     latency: Annotated[
         str, typer.Option(metavar="SECONDS", help="To the first token: a number, or MEAN:SIGMA (log-normal).")
     ] = "0",
@@ -158,7 +166,7 @@ def model(
         if (engine is None) == (not upstream):
             raise InvalidSpec("give --upstream URL, or --engine embedded or simulated")
         if engine is not ServedEngine.simulated:
-            serve_model(upstream or [], name, api_key_file, host, port)
+            serve_model(upstream or [], name, api_key_file, host, port, weights, drain_seconds)
             return 0
         from kubegym.model.simulated import Answers, SimulatedConfig, run_server
 
@@ -176,13 +184,21 @@ def model(
             max_queue=max_queue,
             context_window=context_window,
         )
-        run_server(config, host, port)
+        run_server(config, host, port, drain=drain_seconds)
         return 0
 
     raise typer.Exit(guarded(work))
 
 
-def serve_model(upstream: list[str], name: str | None, api_key_file: str | None, host: str, port: int) -> None:
+def serve_model(
+    upstream: list[str],
+    name: str | None,
+    api_key_file: str | None,
+    host: str,
+    port: int,
+    weights: str | None = None,
+    drain_seconds: float = 0.0,
+) -> None:
     """Serve upstreams by URL, or the embedded engine where there is none."""
     from kubegym.local.models import api_key, build_client
     from kubegym.local.runspec import ModelRef
@@ -190,10 +206,38 @@ def serve_model(upstream: list[str], name: str | None, api_key_file: str | None,
 
     if upstream:
         key = api_key(ModelRef("endpoint", name or "", api_key_file=api_key_file))
-        run_model_server(upstream, host, port, model=name, api_key=key, on_listening=announce("model server"))
+        run_model_server(
+            upstream,
+            host,
+            port,
+            model=name,
+            api_key=key,
+            drain_seconds=drain_seconds,
+            on_listening=announce("model server"),
+        )
         return
-    client = build_client(ModelRef("embedded", name or "tiny"), concurrency=64)
-    run_model_server([client], host, port, on_listening=announce("model server"))  # type: ignore[list-item]
+    path = gguf_file(weights) if weights else None
+    client = build_client(
+        ModelRef("embedded", name or (Path(path).stem if path else "tiny"), path=path), concurrency=64
+    )
+    run_model_server(
+        [client],  # type: ignore[list-item]
+        host,
+        port,
+        drain_seconds=drain_seconds,
+        on_listening=announce("model server"),
+    )
+
+
+def gguf_file(path: str) -> str:
+    """A GGUF file, or the only one of a folder. Raises InvalidSpec."""
+    if not Path(path).is_dir():
+        return path
+    files = sorted(Path(path).rglob("*.gguf"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise InvalidSpec(f"--weights {path}: the folder should hold one .gguf file, not {names}")
+    return str(files[0])
 
 
 def address(text: str) -> tuple[str, int]:

@@ -54,6 +54,7 @@ class DatasetSpec:
         offset: rows to leave out at the beginning.
         limit: rows to take at most.
         shuffle_seed: shuffle the whole dataset first, by this seed.
+        revision: of an ``hf://`` repository: a commit, branch or tag.
         store: options for ``open_store`` (endpoint, region, credentials).
     """
 
@@ -63,6 +64,7 @@ class DatasetSpec:
     offset: int = 0
     limit: int | None = None
     shuffle_seed: int | None = None
+    revision: str | None = None
     store: StoreOptions | None = None
 
 
@@ -183,7 +185,8 @@ async def open_dataset(spec: DatasetSpec, *, scratch: Path, open_store: OpenStor
     """
     if spec.offset < 0 or (spec.limit is not None and spec.limit < 0):
         raise InvalidSpec(f"dataset {spec.uri}: offset and limit must not be negative")
-    opening = _Opening(spec, locate(spec.uri), scratch, open_store or _default_store)
+    place = locate(spec.uri, spec.revision, spec.store.endpoint if spec.store else None)
+    opening = _Opening(spec, place, scratch, open_store or _default_store)
     try:
         dataset = await opening.run()
     except BaseException:

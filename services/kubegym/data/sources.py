@@ -13,8 +13,9 @@ from urllib.parse import unquote, urlsplit
 from kubegym.core.errors import InvalidSpec
 from kubegym.data.lines import BLOCK
 from kubegym.storage.errors import ObjectNotFound
-from kubegym.storage.options import StoreOptions
+from kubegym.storage.options import MountedCredentials, StoreOptions
 from kubegym.storage.protocol import ObjectStore
+from kubegym.storage.web import WebClient, hub_file_url
 
 Format = Literal["jsonl", "jsonl.zst", "parquet"]
 
@@ -43,15 +44,18 @@ _COMPRESSED_PIECE = 32 << 10
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where a dataset lies: a local ``path``, else ``key`` in the store at ``url``."""
+    """Where a dataset lies: a local ``path``, else ``key`` in the store at ``url``; without a key on a web server."""
 
     path: Path | None
     url: str = ""
     key: str = ""
 
 
-def locate(uri: str) -> Location:
+def locate(uri: str, revision: str | None = None, endpoint: str | None = None) -> Location:
     """The place a dataset URI names: a path, ``file://``, or an object such as ``s3://bucket/a/rows.jsonl``.
+
+    ``https://`` is a file of a web server; ``hf://datasets/ORG/NAME/rows.jsonl`` one of the Hugging Face hub, of which
+    ``revision`` names a state and ``endpoint`` a mirror.
 
     Raises:
         InvalidSpec: no object is named.
@@ -63,6 +67,10 @@ def locate(uri: str) -> Location:
         if parts.netloc not in ("", "localhost"):
             raise InvalidSpec(f"dataset {uri}: write file:///path, with three slashes, for a local file")
         return Location(Path(unquote(parts.path)))
+    if parts.scheme == "hf":
+        return Location(None, hub_file_url(uri, revision, endpoint))
+    if parts.scheme == "https":
+        return Location(None, uri)
     url, _, key = uri.rpartition("/")
     if not key or url.endswith(":/"):
         raise InvalidSpec(f"dataset {uri} names no object; write e.g. s3://bucket/folder/rows.jsonl")
@@ -107,6 +115,10 @@ async def remote_bytes(
         InvalidSpec: there is no such object.
         StoreError: the store did not answer.
     """
+    if not location.key:
+        async for block in _web_bytes(location.url, source, options or StoreOptions()):
+            yield block
+        return
     store = open_store(location.url, options=options)
     try:
         position = 0
@@ -122,6 +134,18 @@ async def remote_bytes(
                 return
     finally:
         await store.close()
+
+
+async def _web_bytes(url: str, source: str, options: StoreOptions) -> AsyncIterator[bytes]:
+    given = options.credentials
+    keys = given.read() if isinstance(given, MountedCredentials) else os.environ if given is None else given
+    token = keys.get("HF_TOKEN") if source.startswith("hf:") else None
+    client = WebClient(token=token, ca_bundle=options.ca_bundle, timeout=options.request_seconds, backoff=options.retry)
+    try:
+        async for block in client.blocks(url):
+            yield block
+    except ObjectNotFound:
+        raise InvalidSpec(f"dataset {source} does not exist", reason="DatasetNotFound") from None
 
 
 class Zstd:

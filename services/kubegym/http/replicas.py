@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 
 from kubegym.core.errors import InvalidSpec
 from kubegym.http.client import Url
+from kubegym.http.names import Names, Resolver
 
 _KEPT_PATHS = 64
 
@@ -83,6 +84,8 @@ class Replicas:
         failures_allowed: failures in a row that put a replica out.
         out_seconds: for how long, give or take a fifth, so that not all clients come back at once.
         rng: for that.
+        resolver: makes a replica of each address of a host that has several, and follows them as they change; None
+            takes the URLs as they are.
 
     Raises:
         InvalidSpec: no URL, or one that cannot be used.
@@ -95,14 +98,36 @@ class Replicas:
         failures_allowed: int = 3,
         out_seconds: float = 5.0,
         rng: random.Random | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         if not urls:
             raise InvalidSpec("at least one URL is needed")
-        self.all = [Replica(Url(url)) for url in dict.fromkeys(urls)]
+        self._by_url = {url: Replica(Url(url)) for url in urls}
+        self._all = list(self._by_url.values())
+        names = Names(list(self._by_url), resolver) if resolver else None
+        self._names = names if names and names.any else None
+        self._asked_at = float("-inf")
+        self._asking: asyncio.Task[None] | None = None
         self._failures_allowed = failures_allowed
         self._out_seconds = out_seconds
         self._rng = rng or random.Random()
         self._next = 0
+
+    @property
+    def all(self) -> list[Replica]:
+        """The replicas there are, as far as is known now."""
+        if self._names is not None and (self._asking is None or self._asking.done()):
+            now = asyncio.get_running_loop().time()
+            if now - self._asked_at >= Names.SECONDS:
+                self._asked_at = now
+                self._asking = asyncio.create_task(self._follow(self._names), name="resolve")
+        return self._all
+
+    async def _follow(self, names: Names) -> None:
+        """Take the replicas that the names stand for now; one that stays keeps its users and its health."""
+        known = self._by_url
+        self._by_url = {url: known.get(url) or Replica(Url(url)) for url in await names.ask()}
+        self._all = list(self._by_url.values())
 
     def __len__(self) -> int:
         return len(self.all)

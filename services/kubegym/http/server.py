@@ -16,9 +16,11 @@ import json
 import logging
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -28,6 +30,7 @@ from kubegym.http.presence import ClientGone, Receive, WhileConnected
 if TYPE_CHECKING:
     import socket
 
+    import uvicorn
     from prometheus_client import CollectorRegistry
 
 log = logging.getLogger("kubegym.http")
@@ -39,6 +42,9 @@ JSON = b"application/json"
 TEXT = b"text/plain; charset=utf-8"
 _PREFIX = re.compile(r"^/ng-rollout/([A-Za-z0-9][A-Za-z0-9._-]*)(?:/training-token-capture)?(/.*)$")
 _CLOSED = object()
+_OPERATIONS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"})
+QUIET_SECONDS = 3.0
+"""Without a request for so long, a server that drains has no more clients."""
 
 
 @dataclass(slots=True)
@@ -51,6 +57,7 @@ class Request:
         body: the bytes.
         rollout: the rollout id of the prefix, if there was one.
         receive: ASGI's channel, which has nothing more to say than that the client is gone; see ``WhileConnected``.
+        query: the query string.
     """
 
     method: str
@@ -59,6 +66,11 @@ class Request:
     body: bytes
     rollout: str | None = None
     receive: Receive | None = None
+    query: bytes = b""
+
+    def parameters(self) -> dict[str, str]:
+        """The query's parameters; of repeated ones the last."""
+        return dict(parse_qsl(self.query.decode("latin-1"), keep_blank_values=True))
 
     def json(self) -> Any:
         """The body as JSON. Raises Problem (422) where it is none."""
@@ -136,6 +148,11 @@ class App:
         document: OpenAPI paths of the routes, made when asked for.
         max_body: bytes a request may have; more is 413.
         body_seconds: how long a request's body may take; 408 after that.
+
+    Attributes:
+        stopping: whether the server is about to end: not ready.
+        working: requests at work, those for the operator of the server (probes, metrics) left out.
+        worked_at: when one last began or ended, on the monotonic clock.
     """
 
     def __init__(
@@ -154,6 +171,8 @@ class App:
     ) -> None:
         self.title = title
         self.stopping = False
+        self.working = 0
+        self.worked_at = 0.0
         self._fallback = fallback
         self._start = start
         self._stop = stop
@@ -208,13 +227,35 @@ class App:
             if match is not None:
                 rollout, path = match.groups()
         handler = self._routes.get((method, path))
+        if path in _OPERATIONS:
+            await self._answer(scope, receive, send, method, path, rollout, handler)
+            return
+        self.working += 1
+        self.worked_at = time.monotonic()
+        try:
+            await self._answer(scope, receive, send, method, path, rollout, handler)
+        finally:
+            self.working -= 1
+            self.worked_at = time.monotonic()
+
+    async def _answer(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        method: str,
+        path: str,
+        rollout: str | None,
+        handler: Handler | None,
+    ) -> None:
         try:
             if handler is None:
                 handler = self._other(method, path)
             body = await self._body(scope, receive)
             if body is _CLOSED:
                 return
-            reply = await handler(Request(method, path, _headers(scope["headers"]), body, rollout, receive))
+            headers, query = _headers(scope["headers"]), scope.get("query_string", b"")
+            reply = await handler(Request(method, path, headers, body, rollout, receive, query))
         except Problem as problem:
             reply = problem.reply()
         except ClientGone:
@@ -330,29 +371,76 @@ def serve(
     port: int,
     *,
     grace_seconds: float = 30.0,
+    drain_seconds: float = 0.0,
     on_listening: Callable[[str], None] | None = None,
     sockets: Sequence[socket.socket] | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is in flight, for at most ``grace_seconds``, and return.
+
+    With ``drain_seconds`` requests are taken for a while longer, although ``/readyz`` says 503: whoever sends them has
+    not heard of it yet, as clients of a Service. It ends early where nobody asks any more; a second signal ends it.
 
     Args:
         app: what to serve.
         host: the address to listen on.
         port: the port; 0 picks a free one.
         grace_seconds: for requests in flight at shutdown; ``/readyz`` says 503 meanwhile.
+        drain_seconds: the longest that requests are still taken.
         on_listening: told the URL when the server accepts connections.
         sockets: bound ones to listen on, in place of host and port; for several processes that share a port.
 
     Raises:
         InputError: uvicorn is not installed, or the address cannot be had.
     """
+    config = server_config(app, host, port, grace_seconds)
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        drain_until = float("inf")
+
+        async def startup(self, sockets: list[Any] | None = None) -> None:
+            await super().startup(sockets)
+            if on_listening is not None and self.servers and self.servers[0].sockets:
+                address = self.servers[0].sockets[0].getsockname()
+                on_listening(f"http://{address[0]}:{address[1]}")
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            # Not uvicorn's own, which raises the signal again at the end, so that the process would die of it.
+            draining, app.stopping = app.stopping, True
+            if self.should_exit and sig == signal.SIGINT:
+                self.force_exit = True
+            if drain_seconds and not draining:
+                app.worked_at = time.monotonic()
+                self.drain_until = app.worked_at + drain_seconds
+            else:
+                self.should_exit = True
+
+        async def on_tick(self, counter: int) -> bool:
+            if app.stopping and not self.should_exit:
+                now = time.monotonic()
+                quiet = not app.working and now - app.worked_at >= QUIET_SECONDS
+                self.should_exit = quiet or now >= self.drain_until
+            return await super().on_tick(counter)
+
+    server = Server(config)
+    gc.freeze()  # what is loaded by now stays, and a server makes little garbage in cycles: look for it less often
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        server.run(list(sockets) if sockets else None)
+    except SystemExit as error:  # uvicorn's word for an address that is taken
+        if error.code:
+            raise InputError(f"cannot listen on {host}:{port}, or could not start; see the log above") from None
+
+
+def server_config(app: App, host: str, port: int, grace_seconds: float) -> uvicorn.Config:
+    """How uvicorn serves our applications. Raises InputError where it is not installed."""
     try:
         import uvicorn
 
         from kubegym.http.protocol import BoundedHead
     except ImportError:
         raise InputError("serving needs uvicorn: pip install 'kubegym[server]'") from None
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         host=host,
         port=port,
@@ -368,26 +456,3 @@ def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=round(grace_seconds),
     )
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[Any] | None = None) -> None:
-            await super().startup(sockets)
-            if on_listening is not None and self.servers and self.servers[0].sockets:
-                address = self.servers[0].sockets[0].getsockname()
-                on_listening(f"http://{address[0]}:{address[1]}")
-
-        def handle_exit(self, sig: int, frame: Any) -> None:
-            # Not uvicorn's own, which raises the signal again at the end, so that the process would die of it.
-            app.stopping = True
-            if self.should_exit and sig == signal.SIGINT:
-                self.force_exit = True
-            self.should_exit = True
-
-    server = Server(config)
-    gc.freeze()  # what is loaded by now stays, and a server makes little garbage in cycles: look for it less often
-    gc.set_threshold(50_000, 20, 100)
-    try:
-        server.run(list(sockets) if sockets else None)
-    except SystemExit as error:  # uvicorn's word for an address that is taken
-        if error.code:
-            raise InputError(f"cannot listen on {host}:{port}, or could not start; see the log above") from None

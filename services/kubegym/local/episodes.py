@@ -11,18 +11,20 @@ from typing import Any
 
 from kubegym.agent import TRUNCATED, AgentSettings, apply_verdict, run_attempt
 from kubegym.agent.resources_client import ResourcesClient
-from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
+from kubegym.core.errors import AgentError, EnvironmentNotFound, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient, Session
-from kubegym.core.trajectory import Rollout
+from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.data.aggregate import MetricHooks
 from kubegym.http import HttpClient
+from kubegym.http.names import SystemResolver
 from kubegym.local.models import OnCall, build_client
 from kubegym.local.runspec import Entry, RunSpec
 from kubegym.resources import (
     Environment,
     EnvironmentRuntime,
     LoadedEnvironment,
+    Model,
     SessionLimits,
     Watchdog,
     load_environment,
@@ -87,7 +89,7 @@ class Part:
             on_truncated=entry.on_truncated,
             overrides=entry.sampling,
         )
-        return RemoteEpisodes({entry.name: agent}, http=http).run
+        return RemoteEpisodes({entry.name: agent}, http=http, resolver=SystemResolver()).run
 
     @property
     def metric_hooks(self) -> MetricHooks:
@@ -103,7 +105,7 @@ class Part:
         policy, settings = self.models["policy"], self.settings
         open_session: Callable[[Assignment], Session] = self.session
         if self.entry.resources_urls:
-            open_session = ResourcesClient(self.entry.resources_urls, http=http).session
+            open_session = ResourcesClient(self.entry.resources_urls, http=http, resolver=SystemResolver()).session
 
         async def attempt(assignment: Assignment) -> Attempt:
             try:
@@ -127,9 +129,11 @@ class LocalEpisodes:
         self._http = http
 
     async def start(self) -> None:
-        """Set the environments up. Raises InvalidSpec."""
+        """Set the environments up whose sessions are held here. Raises InvalidSpec."""
+        self._watchdog.bind()
         for part in self.parts.values():
-            await part.runtime.start()
+            if not part.entry.served:
+                await part.runtime.start()
 
     async def run(self, assignment: Assignment) -> Attempt:
         """Make one attempt."""
@@ -205,6 +209,36 @@ def load(reference: str) -> LoadedEnvironment:
     return of_class(cls)
 
 
+def load_or_stand_in(entry: Entry) -> LoadedEnvironment:
+    """An entry's environment; one that is served, and whose code is not here, by what its manifest says of it.
+
+    Its rows are then checked by the contract alone, its groups are not verified, and it has no metrics of its own.
+
+    Raises:
+        InputError: it cannot be had, and is not served.
+    """
+    if entry.image is None or not entry.served:
+        try:
+            return load(entry.environment)
+        except EnvironmentNotFound:
+            if not entry.served:
+                raise
+    cls = type("Elsewhere", (_Elsewhere,), {"version": entry.version or Environment.version})
+    name = entry.environment.replace("-", "_")  # as a folder is called
+    return LoadedEnvironment(cls, name, None, entry.image or "elsewhere")
+
+
+class _Elsewhere(Environment):
+    """Stands for an environment whose code is where it is served."""
+
+    class Config(Model, extra="allow"):
+        """Whatever it has."""
+
+    def verify(self, rollout: Rollout) -> Verdict:
+        """Never called: no session of it is held here."""
+        raise NotImplementedError("this environment is served")
+
+
 def of_class(cls: type[Environment]) -> LoadedEnvironment:
     """A class given in Python as a loaded environment; its digest covers the class's own source where there is one."""
     import inspect
@@ -249,9 +283,9 @@ def build_episodes(
     parts: dict[str, Part] = {}
     http = HttpClient()
     for entry in spec.entries:
-        loaded = (classes or {}).get(entry.name) or load(entry.environment)
+        loaded = (classes or {}).get(entry.name) or load_or_stand_in(entry)
         runtime = EnvironmentRuntime(loaded.cls, entry.config, name=loaded.name, limits=limits, watchdog=watchdog)
-        if entry.harness != "simple":
+        if entry.harness != "simple" and not entry.agent_urls:
             raise InvalidSpec(f"{entry.name}: no harness is called {entry.harness!r}; there is: simple")
         models: dict[str, ModelClient] = dict(clients or {})
         if not models and "policy" not in entry.models:

@@ -18,7 +18,7 @@ from kubegym.core.protocols import ModelClient
 from kubegym.data.merge import EnvironmentSummary, MergeSummary, merge
 from kubegym.local.episodes import LocalEpisodes, build_episodes, load
 from kubegym.local.models import check_models
-from kubegym.local.runspec import Entry, RunSpec, default_output
+from kubegym.local.runspec import Entry, RunSpec, default_output, store_options
 from kubegym.local.tasks import RunTasks, open_tasks
 from kubegym.resources import LoadedEnvironment, SessionLimits
 from kubegym.rollout import (
@@ -39,7 +39,7 @@ from kubegym.rollout import (
     read_run,
 )
 from kubegym.rollout.reader import newest_plan
-from kubegym.storage import LocalStore, ObjectStore, StoreOptions, open_store, probe_conditional_writes
+from kubegym.storage import LocalStore, ObjectStore, open_store, probe_conditional_writes
 
 log = logging.getLogger("kubegym.local")
 
@@ -285,23 +285,7 @@ class LocalRun:
         self, store: ObjectStore, manifest: Manifest, episodes: LocalEpisodes, tasks: RunTasks
     ) -> MergeSummary:
         self._display.merging()
-        run = await read_run(store)
-        hooks = {part.info.name: part.metric_hooks for part in episodes.parts.values()}
-
-        async def inputs(task_index: int) -> Mapping[str, Any]:
-            shard = run.plan.shard(run.plan.shard_of(task_index))
-            row = shard.first_row + task_index - shard.first_task
-            return (await tasks.tasks(shard.environment, row, 1))[0].row
-
-        summary = await merge(
-            run.tasks(),
-            store,
-            scratch=Path(tempfile.gettempdir()),
-            hooks=hooks,
-            inputs=inputs if self.spec.materialized_inputs else None,
-        )
-        await store.put(SUMMARY_KEY, orjson.dumps({"plan_digest": manifest.plan_digest, **summary.to_dict()}))
-        return summary
+        return await merge_run(store, manifest, episodes, tasks if self.spec.materialized_inputs else None)
 
     def _result(self, output: str, manifest: Manifest, summary: MergeSummary | None, resumed: int) -> RunResult:
         allowed = self.spec.max_failed_fraction * manifest.planned
@@ -324,6 +308,37 @@ async def choose_output(base: str, *, fresh: bool) -> str:
         finally:
             await store.close()
         newest, number = place, number + 1
+
+
+async def merge_run(
+    store: ObjectStore, manifest: Manifest, episodes: LocalEpisodes, materialized: RunTasks | None = None
+) -> MergeSummary:
+    """Write NeMo Gym's files of a finished run, and what they sum up to.
+
+    Args:
+        store: of the run.
+        manifest: of the generation that they are of.
+        episodes: for the environments' own metrics.
+        materialized: the rows, where ``rollouts_materialized_inputs.jsonl`` is wanted, too.
+    """
+    run = await read_run(store)
+    hooks = {part.info.name: part.metric_hooks for part in episodes.parts.values()}
+
+    async def inputs(task_index: int) -> Mapping[str, Any]:
+        assert materialized is not None, "only asked for where it is wanted"
+        shard = run.plan.shard(run.plan.shard_of(task_index))
+        row = shard.first_row + task_index - shard.first_task
+        return (await materialized.tasks(shard.environment, row, 1))[0].row
+
+    summary = await merge(
+        run.tasks(),
+        store,
+        scratch=Path(tempfile.gettempdir()),
+        hooks=hooks,
+        inputs=inputs if materialized is not None else None,
+    )
+    await store.put(SUMMARY_KEY, orjson.dumps({"plan_digest": manifest.plan_digest, **summary.to_dict()}))
+    return summary
 
 
 async def read_summary(store: ObjectStore, manifest: Manifest) -> MergeSummary | None:
@@ -365,9 +380,13 @@ def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft
     )
 
 
+# Where rows lie does not decide what they hold; how many of them, a later generation may change.
+_WHERE = ("endpoint", "region", "credentials", "ca_bundle", "revision", "limit", "uri", "sha256")
+
+
 def _frozen(entry: Entry, name: str, source: str, rows: str) -> dict[str, Any]:
     dataset = asdict(replace(entry.dataset, limit=None)) if entry.dataset else {"uri": "rows"}
-    for place in ("endpoint", "region", "limit", "uri", "sha256"):  # where it lies does not decide what it holds
+    for place in _WHERE:
         dataset.pop(place, None)
     return {
         "name": entry.name,
@@ -393,4 +412,5 @@ def _wants(draft: Draft) -> list[dict[str, Any]]:
 
 def open_output(spec: RunSpec, output: str) -> ObjectStore:
     """The store a run writes to."""
-    return open_store(output, options=StoreOptions(endpoint=spec.output_endpoint, region=spec.output_region))
+    options = store_options(spec.output_endpoint, spec.output_region, spec.output_credentials, spec.output_ca_bundle)
+    return open_store(output, options=options)

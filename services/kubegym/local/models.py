@@ -35,8 +35,9 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         return ChatClient(ref.base_url, ref.model, api_key=api_key(ref), on_call=on_call)
     if ref.kind == "server":
         from kubegym.agent.model_server import ModelServerClient
+        from kubegym.http.names import SystemResolver
 
-        return ModelServerClient([ref.base_url or ""], ref.model)
+        return ModelServerClient([ref.base_url or ""], ref.model, resolver=SystemResolver())
     from kubegym.model.client import EngineClient
 
     if ref.kind == "embedded":

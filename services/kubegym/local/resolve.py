@@ -188,7 +188,7 @@ def _of_manifests(
             code, place = find_environment(reference)
             installed = _installed_manifest(place)
             entries.append(_entry(item.name, code, installed, job, item, servers, flags))
-    return _of_job(job, entries, honour_output)
+    return spec_of_job(job, entries, honour_output=honour_output)
 
 
 def _code(name: str, folder: Path) -> str:
@@ -203,7 +203,8 @@ def _installed_manifest(folder: Path | None) -> GymEnvironment | None:
     return found[0] if found else None
 
 
-def _of_job(job: RolloutJob, entries: list[Entry], honour_output: bool) -> RunSpec:
+def spec_of_job(job: RolloutJob, entries: Sequence[Entry], *, honour_output: bool) -> RunSpec:
+    """A job's run, of resolved entries; without its output it writes below ``runs/``."""
     spec = job.spec
     output = spec.output
     place = output.uri if honour_output else None
@@ -233,26 +234,50 @@ def _entry(
     flags: RunFlags,
 ) -> Entry:
     bindings = dict(environment.spec.models) if environment else {}
-    sampling = Sampling()
-    rollouts = 1
-    if job is not None and item is not None:
+    if item is not None:
         bindings = models_for(item, environment) if environment else dict(item.models)
-        sampling = (item.sampling or Sampling()).over(job.spec.sampling)
-        rollouts = item.rollouts_per_task or job.spec.rollouts_per_task
     policy = flags.policy()
     models = {
-        role: _model(f"{name}: models.{role}", binding, servers)
+        role: _model(f"{name}: models.{role}", role, binding, servers)
         for role, binding in bindings.items()
         if role != "policy" or policy is None
     }
     if policy is not None:
         models["policy"] = policy
+    return entry_of(name, code, environment, job, item, models, _dataset(item.dataset) if item else None)
+
+
+def entry_of(
+    name: str,
+    code: str,
+    environment: GymEnvironment | None,
+    job: RolloutJob | None,
+    item: EnvironmentEntry | None,
+    models: dict[str, ModelRef],
+    dataset: DatasetRef | None,
+) -> Entry:
+    """An entry of a run: what the manifests say of it, with models and rows resolved.
+
+    Args:
+        name: the entry's.
+        code: folder or name of the environment's code.
+        environment: its manifest, if it has one.
+        job: the job that it is part of, if it is part of one.
+        item: what the job says of it.
+        models: by role.
+        dataset: its rows; None where they are still to be named.
+    """
+    sampling = Sampling()
+    rollouts = 1
+    if job is not None and item is not None:
+        sampling = (item.sampling or Sampling()).over(job.spec.sampling)
+        rollouts = item.rollouts_per_task or job.spec.rollouts_per_task
     environment_spec = environment.spec if environment else None
     return Entry(
         name=name,
         environment=code,
         models=models,
-        dataset=_dataset(item.dataset) if item else None,
+        dataset=dataset,
         config=dict(environment_spec.resources.config) if environment_spec else {},
         rollouts_per_task=rollouts,
         weight=float(item.weight) if item else 1.0,
@@ -283,7 +308,11 @@ def _create_params(sampling: Sampling) -> dict[str, Any]:
 def _dataset(dataset: Dataset) -> DatasetRef:
     if dataset.config_map_ref is not None:
         raise InvalidSpec("dataset.configMapRef exists on a cluster only; give --dataset FILE")
-    uri = dataset.uri or BUNDLED
+    return dataset_ref(dataset, dataset.uri or BUNDLED)
+
+
+def dataset_ref(dataset: Dataset, uri: str) -> DatasetRef:
+    """The rows of a manifest's dataset, which lie at ``uri``."""
     return DatasetRef(
         uri=uri.removeprefix("file://") if uri.startswith("file://") else uri,
         format=dataset.format,
@@ -291,14 +320,22 @@ def _dataset(dataset: Dataset) -> DatasetRef:
         offset=dataset.offset,
         limit=dataset.limit,
         shuffle_seed=dataset.shuffle.seed if dataset.shuffle else None,
+        revision=dataset.revision,
         endpoint=dataset.endpoint,
         region=dataset.region,
     )
 
 
-def _model(where: str, binding: ModelBinding, servers: Sequence[ModelServer]) -> ModelRef:
+MOUNTED_KEYS = Path("/var/run/secrets/kubegym")
+"""Where pods find their Secrets, a folder each."""
+
+
+def _model(where: str, role: str, binding: ModelBinding, servers: Sequence[ModelServer]) -> ModelRef:
     if binding.endpoint is not None:
-        return ModelRef("endpoint", binding.endpoint.model, base_url=binding.endpoint.base_url)
+        endpoint, key = binding.endpoint, binding.endpoint.api_key_secret_ref
+        mounted = MOUNTED_KEYS / f"model-{role}" / key.key if key else None
+        file = str(mounted) if mounted is not None and mounted.is_file() else None
+        return ModelRef("endpoint", endpoint.model, base_url=endpoint.base_url, api_key_file=file)
     if binding.server is not None:
         return _server(where, binding.server)
     assert binding.server_ref is not None, "a binding has exactly one of three"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kubegym.core.ids import canonical_json, digest
+from kubegym.storage.options import MountedCredentials, StoreOptions
 
 LOCAL_TASKS_PER_SHARD = 128
 """Tasks in a shard of a run on one machine, four times a Job's default: the one worker shares with nobody, and a
@@ -58,7 +59,11 @@ def _weights(path: str | None) -> str:
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """Rows of an entry: a path or URL, and which of them."""
+    """Rows of an entry: a path or URL, and which of them.
+
+    ``revision`` is of a repository of the hub; endpoint, region and ``credentials`` (the folder of a mounted Secret)
+    and ``ca_bundle`` say how a store is reached.
+    """
 
     uri: str
     format: str | None = None
@@ -66,8 +71,11 @@ class DatasetRef:
     offset: int = 0
     limit: int | None = None
     shuffle_seed: int | None = None
+    revision: str | None = None
     endpoint: str | None = None
     region: str | None = None
+    credentials: str | None = None
+    ca_bundle: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,8 @@ class Entry:
         on_truncated: what becomes of truncated conversations.
         agent_urls: replicas of an agent server that makes the attempts; none: this process makes them.
         resources_urls: replicas of the resources server that holds the sessions; none: this process holds them.
+        image: where the environment's code is, if that is not here; it is then served from there.
+        version: of such an environment.
     """
 
     name: str
@@ -106,6 +116,13 @@ class Entry:
     on_truncated: Literal["Verify", "Skip"] = "Verify"
     agent_urls: tuple[str, ...] = ()
     resources_urls: tuple[str, ...] = ()
+    image: str | None = None
+    version: str | None = None
+
+    @property
+    def served(self) -> bool:
+        """Whether its sessions are held elsewhere."""
+        return bool(self.agent_urls or self.resources_urls)
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,8 @@ class RunSpec:
         name: of the RolloutJob or the environment.
         entries: its environments.
         output: folder or URL; None for the default folder.
-        output_endpoint, output_region: of an S3-compatible store.
+        output_endpoint, output_region, output_ca_bundle: of an S3-compatible store.
+        output_credentials: the folder of a mounted Secret; None takes the environment's.
         concurrency, flush_seconds, flush_bytes: pace.
         tasks_per_shard: size of a new run's shards; larger than a Job's, as one worker shares with nobody.
         max_attempts, max_failed_fraction: the failure policy.
@@ -128,6 +146,8 @@ class RunSpec:
     output: str | None = None
     output_endpoint: str | None = None
     output_region: str | None = None
+    output_credentials: str | None = None
+    output_ca_bundle: str | None = None
     concurrency: int = 32
     tasks_per_shard: int = LOCAL_TASKS_PER_SHARD
     flush_seconds: float | None = None
@@ -151,6 +171,18 @@ class RunSpec:
             tuples = {name: tuple(entry[name]) for name in ("agent_refs", "agent_urls", "resources_urls")}
             entries.append(Entry(**{**entry, **tuples, "models": models, "dataset": dataset}))
         return cls(**{**raw, "entries": tuple(entries)})
+
+
+def store_options(
+    endpoint: str | None, region: str | None, credentials: str | None, ca_bundle: str | None
+) -> StoreOptions:
+    """How a store is reached, of the plain values that a spec holds."""
+    return StoreOptions(
+        endpoint=endpoint,
+        region=region,
+        credentials=MountedCredentials(Path(credentials)) if credentials else None,
+        ca_bundle=Path(ca_bundle) if ca_bundle else None,
+    )
 
 
 def default_output(name: str, content: Any) -> str:

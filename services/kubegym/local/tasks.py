@@ -16,9 +16,8 @@ from kubegym.data.route import agent_claims, route
 from kubegym.data.rowcheck import agent_name
 from kubegym.data.validate import Progress, validate
 from kubegym.local.episodes import LocalEpisodes
-from kubegym.local.runspec import Entry, RunSpec
+from kubegym.local.runspec import Entry, RunSpec, store_options
 from kubegym.rollout import TaskRow
-from kubegym.storage import StoreOptions
 
 
 class RunTasks:
@@ -91,7 +90,8 @@ def _dataset_spec(entry: Entry, episodes: LocalEpisodes) -> DatasetSpec:
         offset=dataset.offset,
         limit=dataset.limit,
         shuffle_seed=dataset.shuffle_seed,
-        store=StoreOptions(endpoint=dataset.endpoint, region=dataset.region),
+        revision=dataset.revision,
+        store=store_options(dataset.endpoint, dataset.region, dataset.credentials, dataset.ca_bundle),
     )
 
 

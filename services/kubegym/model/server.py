@@ -31,10 +31,12 @@ from kubegym.model.convert import (
     params_of_messages,
     sanitise,
 )
+from kubegym.model.engine_metrics import EngineMetrics, only_here
 from kubegym.model.errors import RequestUnsupported
 from kubegym.model.metrics import ModelServerMetrics
 from kubegym.model.openapi import document
 from kubegym.model.passthrough import Relay, pass_chat, pass_stream
+from kubegym.model.readiness import Readiness
 from kubegym.model.replies import EVENTS, failure_reply, status_of, version_headers
 from kubegym.model.streaming import failed_events, message_events, response_events
 from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_model
@@ -83,6 +85,9 @@ class ModelServer(App):
             for one in upstreams
         ]
         self._upstreams = Upstreams(clients, rng=rng)
+        self._readiness = Readiness(clients)
+        beside = [one for one in upstreams if isinstance(one, str) and only_here(one)]
+        self._engine = EngineMetrics(beside[0]) if len(beside) == len(upstreams) == 1 else None
         self._request_timeout = request_timeout
         self._counters = ModelServerMetrics(self._upstreams.states)
         self._models = self._model_list()
@@ -94,11 +99,31 @@ class ModelServer(App):
                 ("POST", "/v1/messages"): self._route("/v1/messages", self._messages, anthropic=True),
                 ("GET", "/v1/models"): self._list_models,
             },
-            stop=self._upstreams.close,
-            unready=lambda: None if self._upstreams.any_usable else "no upstream answers",
+            start=self._readiness.start,
+            stop=self.close,
+            unready=self._why_unready,
             registry=self._counters.registry,
             document=document,
         )
+
+    async def close(self) -> None:
+        """Close the upstreams."""
+        await self._readiness.stop()
+        await self._upstreams.close()
+        if self._engine is not None:
+            await self._engine.close()
+
+    async def _metrics(self, request: Request) -> Reply:
+        """Its own, and those of an engine that only it reaches."""
+        reply = await super()._metrics(request)
+        if self._engine is not None:
+            reply.body += await self._engine.read()
+        return reply
+
+    def _why_unready(self) -> str | None:
+        if self._readiness.reason is not None:
+            return self._readiness.reason
+        return None if self._upstreams.any_usable else "no upstream answers"
 
     def _route(self, path: str, work: _Work, *, anthropic: bool = False) -> Callable[[Request], Awaitable[Reply]]:
         """A handler that counts, routes, answers errors, and stops when the client leaves."""
@@ -238,6 +263,7 @@ def run_model_server(
     model: str | None = None,
     api_key: str | Path | None = None,
     grace_seconds: float = 30.0,
+    drain_seconds: float = 0.0,
     on_listening: Callable[[str], None] | None = None,
     **options: Any,
 ) -> None:
@@ -250,6 +276,7 @@ def run_model_server(
         model: the name to ask URLs for; None asks the first one which model it serves.
         api_key: as ``ModelServer``.
         grace_seconds: for calls in flight at shutdown.
+        drain_seconds: as of ``http.server.serve``.
         on_listening: told the server's URL when it accepts connections.
         options: as ``ModelServer``.
 
@@ -261,4 +288,4 @@ def run_model_server(
     if urls and model is None:
         model = asyncio.run(only_model(urls[0], api_key))
     app = ModelServer(upstreams, model=model or "", api_key=api_key, **options)
-    serve(app, host, port, grace_seconds=grace_seconds, on_listening=on_listening)
+    serve(app, host, port, grace_seconds=grace_seconds, drain_seconds=drain_seconds, on_listening=on_listening)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,9 +16,9 @@ from kubegym.core.clock import Clock
 from kubegym.core.errors import OutputInUse, PlanConflict, StoreError
 from kubegym.core.ids import new_run_id
 from kubegym.core.protocols import Episodes
+from kubegym.core.retry import Backoff
 from kubegym.rollout.errors import IncompleteRun
 from kubegym.rollout.head import Head, Totals, judge_claim
-from kubegym.rollout.holder import is_gone
 from kubegym.rollout.isolate import ChildSpec, Quarantine
 from kubegym.rollout.manifest import Manifest, build_manifest, finalise, manifest_key, write_incomplete
 from kubegym.rollout.metrics import WorkerMetrics
@@ -30,7 +33,7 @@ from kubegym.rollout.plan import (
     require_same,
 )
 from kubegym.rollout.pool import PlanPool, TaskSource
-from kubegym.rollout.reader import StoredRun, newest_plan, plan_heads, read_run
+from kubegym.rollout.reader import StoredRun, newest_plan, plan_heads, read_heads, read_run
 from kubegym.rollout.shard import StoreAccess, require_own
 from kubegym.rollout.worker import Progress, Worker, WorkerSettings
 from kubegym.storage.errors import Conflict
@@ -89,7 +92,7 @@ async def open_plan(store: ObjectStore, draft: Draft, clock: Clock) -> Opened:
             plan = draft.plan(new_run_id(), 1, segments, clock.time())
         else:
             require_same(stored, draft.plan(stored.run_id, stored.generation, stored.segments, 0), store.url)
-            manifest = await _read_manifest(store, stored.generation)
+            manifest = await read_manifest(store, stored.generation)
             if manifest is None:
                 return Opened(stored, fresh=False)
             try:
@@ -154,13 +157,14 @@ async def _create_plan(store: ObjectStore, plan: Plan) -> bool:
     return True
 
 
-async def _read_manifest(store: ObjectStore, generation: int) -> Manifest | None:
+async def read_manifest(store: ObjectStore, generation: int) -> Manifest | None:
+    """The manifest of a generation, if it is finished."""
     stored = await store.get(manifest_key(generation))
     return Manifest.from_json(stored.data) if stored else None
 
 
 class BatchRun:
-    """One worker's part in a batch run, and the manifest at its end.
+    """One worker's part in a batch run: ``run`` for the only one, ``share`` for one of several.
 
     Args:
         access: the store and who works.
@@ -198,21 +202,32 @@ class BatchRun:
         self._child = child
         self._start = start
         self._worker: Worker | None = None
-        self._stopped = False
+        self._stopped = asyncio.Event()
 
     @property
     def plan(self) -> Plan:
         """The generation worked on."""
         return self._opened.plan
 
+    @property
+    def settings(self) -> WorkerSettings:
+        """How the worker works now."""
+        return self._settings
+
     def stop(self) -> None:
         """End soon and cleanly: what is finished is saved, what is in flight is given up."""
-        self._stopped = True
+        self._stopped.set()
         if self._worker is not None:
             self._worker.stop()
 
+    def resize(self, concurrency: int) -> None:
+        """Have so many rollouts in flight from now on."""
+        self._settings = replace(self._settings, concurrency=concurrency)
+        if self._worker is not None:
+            self._worker.resize(concurrency)
+
     async def run(self) -> Manifest:
-        """Work until nothing is left; the manifest, complete or not.
+        """Work until nothing is left; the manifest, complete or not, which this leaves in the store.
 
         Raises:
             FailureBudgetExceeded, OutputInUse, PlanConflict, Fenced, StoreError: as ``Worker.run``. A manifest,
@@ -221,10 +236,57 @@ class BatchRun:
         if self._opened.manifest is not None:
             self._resume_from(self._opened.manifest.totals)
             return self._opened.manifest
-        store, plan = self._access.store, self.plan
-        heads = {} if self._opened.fresh else await plan_heads(store, plan.shards)
+        done = await self._begun()
+        try:
+            await self._work(done)
+        except BaseException as error:
+            try:
+                await self._manifest()
+            except StoreError as trouble:
+                log.warning("after %r no manifest could be left: %s", error, trouble)
+            raise
+        return await self._access.retrying(self._manifest)
+
+    async def share(self, patience: Backoff) -> bool:
+        """Work beside others until every planned rollout is settled, by whomever; False where it was stopped before.
+
+        What another holds is waited for: it may die, and then somebody has to be there. Leaves no manifest, which is
+        for whoever comes when all workers are done.
+
+        Args:
+            patience: pauses between two looks at what others hold.
+
+        Raises:
+            FailureBudgetExceeded, OutputInUse, PlanConflict, Fenced, StoreError: as ``Worker.run``.
+        """
+        if self._opened.manifest is not None:
+            self._resume_from(self._opened.manifest.totals)
+            return True
+        store, work = self._access.store, [shard.index for shard in self.plan.work()]
+        done, looks = await self._begun(), 0
+        while not self._stopped.is_set():
+            settled = self.progress.totals.settled
+            await self._work(done)
+            left = [index for index in work if index not in done]
+            done |= self._done(await self._access.retrying(partial(read_heads, store, left)))
+            if done.issuperset(left):
+                return True
+            looks = 1 if self.progress.totals.settled > settled else min(looks + 1, 16)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopped.wait(), patience.delay(looks, self._access.rng))
+        return False
+
+    async def _begun(self) -> set[int]:
+        """The shards with nothing left to do when this worker comes; counts what is committed already."""
+        plan = self.plan
+        heads = {} if self._opened.fresh else await plan_heads(self._access.store, plan.shards)
         done = self._done(heads)
         self._resume_from(_totals(heads, plan))
+        return done
+
+    async def _work(self, done: Set[int]) -> None:
+        """Claim what can be had, and run it."""
+        plan = self.plan
         self._worker = Worker(
             PlanPool(
                 self._access,
@@ -243,16 +305,8 @@ class BatchRun:
             quarantine=Quarantine(self._child) if self._child else None,
             metrics=self._metrics,
         )
-        try:
-            if not self._stopped:
-                await self._worker.run()
-        except BaseException as error:
-            try:
-                await self._manifest()
-            except StoreError as trouble:
-                log.warning("after %r no manifest could be left: %s", error, trouble)
-            raise
-        return await self._access.retrying(self._manifest)
+        if not self._stopped.is_set():
+            await self._worker.run()
 
     async def _manifest(self) -> Manifest:
         """Leave the manifest of what is committed. May be done again."""
@@ -274,7 +328,7 @@ class BatchRun:
         done: set[int] = set()
         for index, head in heads.items():
             require_own(head, self.plan.run_id, access.store.url)
-            gone = is_gone(head.holder)
+            gone = access.gone(head.holder)
             judgement = judge_claim(head, self.plan.generation, access.holder, access.clock.time(), gone)
             if judgement == "in_use":
                 raise OutputInUse(

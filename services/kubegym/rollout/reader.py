@@ -135,9 +135,14 @@ async def read_run(store: ObjectStore) -> StoredRun:
 
 async def plan_heads(store: ObjectStore, shards: int, *, at_once: int = 64) -> dict[int, Head]:
     """The heads that exist among the first ``shards``, by index."""
+    return await read_heads(store, range(shards), at_once=at_once)
+
+
+async def read_heads(store: ObjectStore, shards: Sequence[int], *, at_once: int = 64) -> dict[int, Head]:
+    """The heads that exist of some shards, by index."""
     heads: dict[int, Head] = {}
-    for first in range(0, shards, at_once):
-        indices = range(first, min(shards, first + at_once))
+    for first in range(0, len(shards), at_once):
+        indices = shards[first : first + at_once]
         found = await asyncio.gather(*(store.get(head_key(index)) for index in indices))
         heads.update((i, Head.from_json(head.data)) for i, head in zip(indices, found, strict=True) if head)
     return heads

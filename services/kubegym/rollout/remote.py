@@ -44,6 +44,7 @@ from kubegym.core.wire import (
     number_of,
 )
 from kubegym.http import BodyTooLarge, ConnectFailed, HttpClient, HttpError, ReadTimeout, Response
+from kubegym.http.names import Resolver
 from kubegym.http.replicas import Replica, Replicas
 
 _HEADERS = b"content-type: application/json\r\naccept: application/json\r\nuser-agent: kubegym/%b\r\n%b: 1\r\n" % (
@@ -93,15 +94,18 @@ class RemoteEpisodes:
     Args:
         agents: by environment entry.
         http: connections to share; by default its own, closed with it.
+        resolver: see ``http.replicas.Replicas``.
 
     Raises:
         InvalidSpec: an agent without a URL that can be used.
     """
 
-    def __init__(self, agents: Mapping[str, RemoteAgent], *, http: HttpClient | None = None) -> None:
+    def __init__(
+        self, agents: Mapping[str, RemoteAgent], *, http: HttpClient | None = None, resolver: Resolver | None = None
+    ) -> None:
         self._owns_http = http is None
         self._http = http or HttpClient()
-        self._entries = {name: _Entry(agent) for name, agent in agents.items()}
+        self._entries = {name: _Entry(agent, resolver) for name, agent in agents.items()}
 
     async def run(self, assignment: Assignment) -> Attempt:
         """Make one attempt on the replica with the fewest."""
@@ -168,9 +172,9 @@ class RemoteEpisodes:
 class _Entry:
     """An agent and what is the same for all its rollouts."""
 
-    def __init__(self, agent: RemoteAgent) -> None:
+    def __init__(self, agent: RemoteAgent, resolver: Resolver | None = None) -> None:
         self.agent = agent
-        self.replicas = Replicas(agent.urls)
+        self.replicas = Replicas(agent.urls, resolver=resolver)
         stall = agent.stall_seconds + _GRACE_SECONDS if agent.ours else 0.0
         self.patience = agent.deadline_seconds + stall
         self._lines = _HEADERS + b"%b: %.3f\r\n" % (DEADLINE_HEADER, agent.deadline_seconds)

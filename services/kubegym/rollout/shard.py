@@ -50,6 +50,7 @@ class StoreAccess:
         lease_seconds: how long a claim lasts without a write.
         backoff: of transient store trouble; when it is spent the error is raised and the worker stops.
         conflicted: told of every compare-and-swap that did not take effect plainly.
+        gone: whether a holder is known to work no longer.
     """
 
     store: ObjectStore
@@ -59,6 +60,7 @@ class StoreAccess:
     backoff: Backoff = _STORE_BACKOFF
     rng: random.Random = field(default_factory=random.Random)
     conflicted: Callable[[], None] = lambda: None
+    gone: Callable[[Holder], bool] = is_gone
     compressor: zstandard.ZstdCompressor = field(default_factory=lambda: zstandard.ZstdCompressor(level=3), repr=False)
 
     def compress(self, data: bytes) -> bytes:
@@ -313,7 +315,7 @@ async def claim_shard(
         expect_absent = False
         if head is not None:
             require_own(head, run_id, access.store.url)
-        gone = head is not None and is_gone(head.holder)
+        gone = head is not None and access.gone(head.holder)
         judgement = judge_claim(head, generation, access.holder, access.clock.time(), gone)
         if judgement == "in_use" and head is not None:
             raise OutputInUse(

@@ -120,8 +120,15 @@ class Worker:
         self._isolating = asyncio.Lock()
         self._groups = GroupAssembly()
         self._failures = 0
-        self._slots: list[asyncio.Task[None]] = []
+        self._slots: set[asyncio.Task[None]] = set()
+        self._crew: asyncio.TaskGroup | None = None
+        self._concurrency = settings.concurrency
         self._stopped = False
+
+    def resize(self, concurrency: int) -> None:
+        """Have so many rollouts in flight from now on; of more that are, none is given up."""
+        self._concurrency = concurrency
+        self._hire()
 
     def stop(self) -> None:
         """Admit nothing more, give up what is in flight, and let ``run`` flush and return."""
@@ -169,19 +176,33 @@ class Worker:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run_slots(self) -> None:
-        slots = min(self._settings.concurrency, self.progress.expected or self._settings.concurrency)
-        async with asyncio.TaskGroup() as group:
-            self._slots = [group.create_task(self._slot(), name=f"slot-{n}") for n in range(max(1, slots))]
+        try:
+            async with asyncio.TaskGroup() as self._crew:
+                self._slots = {self._crew.create_task(self._slot(), name="slot-0")}
+                self._hire()
+        finally:
+            self._crew = None
+
+    def _hire(self) -> None:
+        """As many slots as are wanted. Where none is left, there is nothing left to do either."""
+        wanted = min(self._concurrency, self.progress.expected or self._concurrency)
+        if self._crew is None or not self._slots or self._stopped:
+            return
+        for number in range(len(self._slots), wanted):
+            self._slots.add(self._crew.create_task(self._slot(), name=f"slot-{number}"))
 
     async def _slot(self) -> None:
         try:
-            while (work := await self._scheduler.next()) is not None:
+            while len(self._slots) <= self._concurrency and (work := await self._scheduler.next()) is not None:
                 if self._quarantine and (self._suspects or self._isolating.locked()):
                     await self._run_suspects(self._quarantine)
                 await self._finish(work, self._episodes.run)
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
+        finally:
+            if (me := asyncio.current_task()) is not None:
+                self._slots.discard(me)
 
     async def _run_suspects(self, quarantine: Quarantine) -> None:
         """Settle the suspects of a crash, durably, before anything new.
@@ -201,7 +222,7 @@ class Worker:
     async def _run_last_suspects(self, quarantine: Quarantine) -> None:
         """Suspects of shards that have nothing else to do."""
         task = asyncio.create_task(self._run_suspects(quarantine), name="quarantine")
-        self._slots = [task]
+        self._slots = {task}
         try:
             await task
         except asyncio.CancelledError:
@@ -334,7 +355,7 @@ class Worker:
         """Flush and give back every shard. The first error is raised after all were tried, unless it came after one."""
         ticker.cancel()
         await asyncio.gather(ticker, return_exceptions=True)
-        self._slots = []
+        self._slots = set()
         shards = [workload.shard for workload in self._open.values()]
         self._open.clear()
         results = await asyncio.gather(*(shard.release() for shard in shards), return_exceptions=True)

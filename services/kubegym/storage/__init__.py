@@ -8,7 +8,7 @@ from kubegym.storage.errors import Conflict, InvalidKey, ObjectNotFound, StoreDe
 from kubegym.storage.local import LocalStore
 from kubegym.storage.memory import MemoryStore
 from kubegym.storage.open import open_store
-from kubegym.storage.options import StoreOptions
+from kubegym.storage.options import MountedCredentials, StoreOptions
 from kubegym.storage.probe import probe_conditional_writes
 from kubegym.storage.protocol import ObjectStore, ObjectWriter, Stored
 from kubegym.storage.s3 import RemoteStore
@@ -18,6 +18,7 @@ __all__ = [
     "InvalidKey",
     "LocalStore",
     "MemoryStore",
+    "MountedCredentials",
     "ObjectNotFound",
     "ObjectStore",
     "ObjectWriter",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -10,12 +12,61 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kubegym.core.errors import InvalidSpec
-from kubegym.storage.options import StoreOptions
+from kubegym.storage.options import MountedCredentials, StoreOptions
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Client
 
 _TRANSFER_SECONDS = 240.0  # no retry begins later: a signature is good for five minutes
+
+
+class Connection:
+    """A client for a prefix of a bucket; another one whenever mounted credentials have changed.
+
+    Raises:
+        InvalidSpec: the options do not fit the kind of store, or the credentials cannot be read.
+    """
+
+    def __init__(self, scheme: str, bucket: str, prefix: str, options: StoreOptions) -> None:
+        self._place = (scheme, bucket, prefix)
+        self._options = options
+        self._checked = time.monotonic()
+        self._known = _mounted(options)
+        self._client = connect(*self._place, _resolved(options, self._known))
+
+    @property
+    def client(self) -> Client:
+        """The client to use now."""
+        mounted = self._options.credentials
+        if isinstance(mounted, MountedCredentials) and time.monotonic() - self._checked >= mounted.CHECK_SECONDS:
+            self._checked = time.monotonic()
+            with contextlib.suppress(InvalidSpec):  # while the files are being replaced, the old ones are good enough
+                found = _mounted(self._options)
+                if found != self._known:
+                    self._client = connect(*self._place, _resolved(self._options, found))
+                    self._known = found
+        return self._client
+
+
+_Found = tuple[Mapping[str, str], bytes]
+"""Mounted credentials, and the CA bundle beside them."""
+
+
+def _mounted(options: StoreOptions) -> _Found | None:
+    if not isinstance(options.credentials, MountedCredentials):
+        return None
+    return options.credentials.read(), _bundle(options)
+
+
+def _resolved(options: StoreOptions, found: _Found | None) -> StoreOptions:
+    return options if found is None else replace(options, credentials=found[0])
+
+
+def _bundle(options: StoreOptions) -> bytes:
+    try:
+        return b"" if options.ca_bundle is None else options.ca_bundle.read_bytes()
+    except OSError as error:
+        raise InvalidSpec(f"the CA bundle cannot be read: {error}") from error
 
 
 def connect(scheme: str, bucket: str, prefix: str, options: StoreOptions) -> Client:
@@ -68,7 +119,7 @@ def _s3(bucket: str, options: StoreOptions, common: dict[str, Any]) -> Client:
     if options.credentials is not None:
         # By a provider, not by settings: obstore reads AWS_* from the environment beneath its settings, so that a
         # session token found there would go with a key given here.
-        settings["credential_provider"] = _AwsKeys(options.credentials)
+        settings["credential_provider"] = _AwsKeys(_keys(options))
     return S3Store(bucket, **settings)
 
 
@@ -94,7 +145,7 @@ def _gcs(bucket: str, options: StoreOptions, common: dict[str, Any]) -> Client:
     if options.endpoint is not None:
         settings["base_url"] = options.endpoint.rstrip("/")
     if options.credentials is not None:
-        settings["service_account_key"] = _required(options.credentials, "GOOGLE_APPLICATION_CREDENTIALS_JSON")
+        settings["service_account_key"] = _required(_keys(options), "GOOGLE_APPLICATION_CREDENTIALS_JSON")
     elif inline := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS_JSON"):
         settings["service_account_key"] = inline
     return GCSStore(bucket, **settings)
@@ -107,8 +158,9 @@ def _azure(container: str, options: StoreOptions, common: dict[str, Any]) -> Cli
     if options.endpoint is not None:
         settings["endpoint"] = options.endpoint.rstrip("/")
     if options.credentials is not None:
-        settings["account_key"] = _required(options.credentials, "AZURE_STORAGE_ACCOUNT_KEY")
-        if account := options.credentials.get("AZURE_STORAGE_ACCOUNT_NAME"):
+        keys = _keys(options)
+        settings["account_key"] = _required(keys, "AZURE_STORAGE_ACCOUNT_KEY")
+        if account := keys.get("AZURE_STORAGE_ACCOUNT_NAME"):
             settings["account_name"] = account
     return AzureStore(container, **settings)
 
@@ -117,12 +169,15 @@ def _client_options(options: StoreOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {"timeout": timedelta(seconds=options.request_seconds)}
     if options.endpoint is not None and options.endpoint.startswith("http://"):
         settings["allow_http"] = True
-    if options.ca_bundle is not None:
-        try:
-            settings["root_certificate"] = options.ca_bundle.read_bytes()
-        except OSError as error:
-            raise InvalidSpec(f"the CA bundle cannot be read: {error}") from error
+    if bundle := _bundle(options):
+        settings["root_certificate"] = bundle
     return settings
+
+
+def _keys(options: StoreOptions) -> Mapping[str, str]:
+    """The credentials that are given, as they are now."""
+    given = options.credentials
+    return given.read() if isinstance(given, MountedCredentials) else given or {}
 
 
 def _required(credentials: Mapping[str, str], name: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from kubegym.storage.clients import connect
+from kubegym.storage.clients import Connection
 from kubegym.storage.errors import Conflict, ObjectNotFound, forked
 from kubegym.storage.keys import check_key, check_prefix
 from kubegym.storage.options import StoreOptions
@@ -55,7 +55,7 @@ class RemoteStore:
         self, scheme: str, bucket: str, prefix: str, options: StoreOptions, *, rng: random.Random | None = None
     ) -> None:
         self.url = f"{scheme}://{bucket}/{prefix}".rstrip("/")
-        self._connected: Client = connect(scheme, bucket, prefix, options)
+        self._connection = Connection(scheme, bucket, prefix, options)
         # GCS compares generations, the others entity tags.
         self._tag = "version" if scheme == "gs" else "e_tag"
         self._retry = options.retry
@@ -73,7 +73,7 @@ class RemoteStore:
             _process = here
         elif _process != here:
             raise forked(self.url)
-        return self._connected
+        return self._connection.client
 
     async def get(self, key: str) -> Stored | None:
         """See ``ObjectStore.get``."""

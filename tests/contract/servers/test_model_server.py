@@ -235,3 +235,26 @@ class TestAround:
 def _last_words(body: dict[str, Any]) -> str:
     text: str = body["messages"][-1]["content"]
     return text
+
+
+class TestMetrics:
+    async def test_an_engine_beside_it_tells_its_own_through_it(self) -> None:
+        server = await serve_simulated(CONFIG)
+        async with calling([server.url]) as caller:
+            await caller.post("/v1/responses", {"input": "q"})
+            said = (await caller.get("/metrics")).body.decode()
+            assert 'kubegym_model_server_requests_total{route="/v1/responses",status="200"} 1.0' in said
+            assert 'vllm:request_success_total{engine="0",model_name="policy",finished_reason="stop"} ' in said
+            await server.close()
+            said = (await caller.get("/metrics")).body.decode()
+        assert "kubegym_model_server_requests_total" in said
+        assert "vllm:" not in said
+
+    async def test_of_several_it_tells_nothing(self) -> None:
+        servers = [await serve_simulated(CONFIG), await serve_simulated(CONFIG)]
+        async with calling([server.url for server in servers]) as caller:
+            said = (await caller.get("/metrics")).body.decode()
+        for server in servers:
+            await server.close()
+        assert "kubegym_model_upstream_up" in said
+        assert "vllm:" not in said

@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 API_VERSION: Final = "kubegym.dev/v1alpha1"
@@ -34,7 +34,10 @@ class SpecModel(BaseModel):
     )
 
 
-_DECIMAL = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+Decimals = Annotated[str, StringConstraints(max_length=20)]
+"""A decimal number as text: Kubernetes objects hold no floats."""
+
+_DECIMAL = re.compile(r"[0-9]{1,3}(\.[0-9]{1,16})?")
 
 
 def fraction(low: str, high: str) -> AfterValidator:
@@ -62,16 +65,21 @@ DnsLabel = Annotated[str, StringConstraints(pattern=_LABEL_PATTERN, min_length=1
 """A DNS-1123 label: what names of objects, Services and pods are made of."""
 
 Text = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+ValueText = Annotated[str, StringConstraints(max_length=1024)]
 LongText = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Image = Annotated[str, StringConstraints(pattern=r"^\S+$", max_length=512)]
+_QUANTITY_PATTERN = r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|[eE][0-9]+)?$"
 Quantity = Annotated[
     str,
     BeforeValidator(_quantity),
-    StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti|P|Pi|E|Ei|[eE][0-9]+)?$", max_length=32),
+    StringConstraints(pattern=_QUANTITY_PATTERN, max_length=32),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32, "pattern": _QUANTITY_PATTERN}),
 ]
+Quantities = Annotated[dict[Text, Quantity], Field(max_length=16)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+", max_length=1024)]
 
-FreeObject = dict[str, Any]
+FreeObject = Annotated[dict[str, Any], Field(max_length=256)]
 """A JSON object of which only the reader knows the fields."""
 
 Replicas = Annotated[int, Field(ge=0, le=10_000)]
@@ -88,53 +96,71 @@ class NamedRef(SpecModel):
     """An object of the same namespace, by name."""
 
     name: DnsLabel
+    """Name of the object, in the same namespace."""
 
 
 class SecretRef(SpecModel):
     """A Secret; its keys are the ones DESIGN section 5 lists for stores and hubs."""
 
     name: Text
+    """Name of the Secret, in the same namespace. It is mounted as files, which are read again on use: new credentials
+    need no restart.
+    """
 
 
 class SecretKeyRef(SpecModel):
     """One key of a Secret."""
 
     name: Text
+    """Name of the Secret, in the same namespace."""
     key: Text
+    """Key of the Secret whose value is taken."""
 
 
 class ConfigMapRef(SpecModel):
     """One key of a ConfigMap; without a key it must have exactly one."""
 
     name: Text
+    """Name of the ConfigMap, in the same namespace."""
     key: Text | None = None
+    """Key of the ConfigMap whose value is taken. Left out, the ConfigMap must have exactly one."""
 
 
 class Compute(SpecModel):
     """Requests and limits of a container."""
 
-    requests: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
-    limits: dict[str, Quantity] = Field(default_factory=dict, max_length=16)
+    requests: Quantities = Field(default_factory=dict)
+    """What a container is guaranteed, by resource name, such as `cpu: 500m` and `memory: 1Gi`."""
+    limits: Quantities = Field(default_factory=dict)
+    """What a container may use at most, by resource name. Above its memory limit it is killed (OOMKilled)."""
 
 
 class LabelSelector(SpecModel):
     """Kubernetes' label selector."""
 
-    match_labels: dict[str, str] = Field(default_factory=dict, max_length=64)
+    match_labels: dict[Text, LabelValue] = Field(default_factory=dict, max_length=64)
+    """Labels an object must have, each with this value."""
     match_expressions: Annotated[tuple[FreeObject, ...], Field(strict=False, max_length=16)] = ()
+    """Requirements an object must meet, all of them: `key`, `operator` (In, NotIn, Exists, DoesNotExist) and `values`.
+    """
 
 
 class IdlePolicy(SpecModel):
     """What happens when no active RolloutJob refers to it. ``None`` never scales to zero."""
 
     scale_to_zero_after_seconds: Seconds | None = None
+    """Seconds without an active RolloutJob that refers to it (and without a request) before the pods go; the next job
+    brings them back. Left out, it never scales to zero.
+    """
 
 
 class Queue(SpecModel):
     """A Kueue LocalQueue."""
 
     name: DnsLabel
+    """Name of the LocalQueue, in the same namespace. Pods start once Kueue admits them."""
     priority_class: DnsLabel | None = None
+    """Name of a WorkloadPriorityClass. Left out, Kueue's default; a lower one is preempted first."""
 
 
 class ObjectMeta(SpecModel):
@@ -142,8 +168,10 @@ class ObjectMeta(SpecModel):
 
     name: DnsLabel
     namespace: DnsLabel | None = None
-    labels: dict[str, str] = Field(default_factory=dict, max_length=64)
-    annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+    generate_name: str | None = None
+    self_link: str | None = None
     uid: str | None = None
     generation: int | None = None
     resource_version: str | None = None

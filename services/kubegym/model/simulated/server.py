@@ -1,7 +1,8 @@
 """The simulated engine as a server: raw asyncio and ``httptools``, cheap enough to be a benchmark's stub.
 
-Routes: ``POST /v1/chat/completions`` (also streamed), ``GET /v1/models``, ``/health``, ``/metrics``. A request costs no
-task: it is answered from the parser's callback, or from a timer.
+Routes: ``POST /v1/chat/completions`` (also streamed), ``GET /v1/models``, ``/health``, ``/healthz``, ``/readyz``,
+``/metrics``. A request costs no task: it is answered from the parser's callback, or from a timer. With a ``Front``
+Responses and Messages are answered, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kubegym.core.errors import InputError
 from kubegym.model.simulated.answer import FINGERPRINT, Answerer, Plan, error_body, overloaded
 from kubegym.model.simulated.config import SimulatedConfig
 from kubegym.model.simulated.engine import Slots
+from kubegym.model.simulated.front import Front
 from kubegym.model.simulated.metrics import CONTENT_TYPE, EngineMetrics
 from kubegym.model.simulated.stream import stream_events
 
@@ -36,13 +38,19 @@ class SimulatedServer:
     Attributes:
         config: what it does.
         url: the base URL, with ``/v1``.
+        port: the port.
         requests: chat requests so far.
+        front: answers other POSTs; None: 404.
+        draining: whether it is about to end: not ready.
     """
 
     def __init__(self, config: SimulatedConfig) -> None:
         self.config = config
         self.url = ""
+        self.port = 0
         self.requests = 0
+        self.front: Front | None = None
+        self.draining = False
         self.answerer = Answerer(config)
         self.slots = Slots(config.max_concurrency, config.max_queue)
         self.metrics = EngineMetrics(config.model)
@@ -61,6 +69,7 @@ class SimulatedServer:
         except OSError as error:
             raise InputError(f"cannot listen on {host}:{port}: {error}") from None
         bound = self._listener.sockets[0].getsockname()[1]
+        self.port = bound
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{bound}/v1"
 
     async def close(self, grace: float = 0.0) -> None:
@@ -108,8 +117,11 @@ class SimulatedServer:
         if path == b"/v1/models":
             model = {"id": self.config.model, "object": "model", "created": 0, "owned_by": FINGERPRINT}
             return self.ok(orjson.dumps({"object": "list", "data": [model]}))
-        if path == b"/health":
+        if path in (b"/health", b"/healthz"):
             return self.reply(200, b"")
+        if path == b"/readyz":
+            status = {"status": "shutting down" if self.draining else "ready"}
+            return self.reply(503 if self.draining else 200, orjson.dumps(status))
         if path == b"/metrics":
             running, waiting = self.slots.running, self.slots.waiting
             cache = min(1.0, running / (self.config.max_concurrency or _NOMINAL_SLOTS))
@@ -120,7 +132,7 @@ class SimulatedServer:
 class _Connection(asyncio.Protocol):
     """One connection; one request at a time (a client that does not wait for its answer is cut off)."""
 
-    __slots__ = ("_body", "_keep", "_loop", "_parser", "_request", "_server", "_timer", "_transport", "_url")
+    __slots__ = ("_asking", "_body", "_keep", "_loop", "_parser", "_request", "_server", "_timer", "_transport", "_url")
 
     def __init__(self, server: SimulatedServer, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
@@ -132,6 +144,7 @@ class _Connection(asyncio.Protocol):
         self._keep = True
         self._request: _Request | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -140,6 +153,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end()  # The client gave up: the request frees its slot.
+        if self._asking is not None:
+            self._asking.cancel()
         self._parser = None
         self._server.connections.discard(self)
 
@@ -157,7 +172,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        if self._request is not None:
+        if self._request is not None or self._asking is not None:
             self.close()
         self._url = b""
         self._body = []
@@ -170,16 +185,19 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
-        if self._request is not None:
+        if self._request is not None or self._asking is not None:
             return  # Being cut off.
         self._keep = self._parser.should_keep_alive()
         method, path = self._parser.get_method(), self._url.partition(b"?")[0]
-        if method != b"POST" or path != b"/v1/chat/completions":
-            self._write(self._server.page(method, path))
-            return
         server = self._server
-        server.requests += 1
         raw = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if method != b"POST" or path != b"/v1/chat/completions":
+            if method == b"POST" and server.front is not None:
+                self._asking = self._loop.create_task(self._ask(server.front, path, raw))
+            else:
+                self._write(server.page(method, path))
+            return
+        server.requests += 1
         try:
             body = orjson.loads(raw)
         except orjson.JSONDecodeError as error:
@@ -191,6 +209,11 @@ class _Connection(asyncio.Protocol):
             self._request = None
             plan = overloaded()
             self._write(server.reply(plan.status, orjson.dumps(plan.reply), extra=b"retry-after: 1\r\n"))
+
+    async def _ask(self, front: Front, path: bytes, body: bytes) -> None:
+        status, content, content_type, lines = await front.answer(path, body)
+        self._asking = None
+        self._write(self._server.reply(status, content, content_type, lines))
 
     def work(self, request: _Request) -> None:
         """The request's turn has come."""
@@ -290,22 +313,40 @@ async def serve_simulated(config: SimulatedConfig, host: str = "127.0.0.1", port
     return server
 
 
-def run_server(config: SimulatedConfig, host: str, port: int, grace: float = 10.0) -> None:
+def run_server(config: SimulatedConfig, host: str, port: int, grace: float = 10.0, drain: float = 0.0) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is at work for at most ``grace`` seconds. Blocks.
+
+    Args:
+        config: what it does.
+        host: the address to listen on.
+        port: 0 takes a free one.
+        grace: see above.
+        drain: seconds for which requests are still taken after the signal, although it says that it is not ready.
 
     Raises:
         InputError: the address cannot be had.
     """
 
     async def serve() -> None:
+        from kubegym.model.server import ModelServer
+
         server = await serve_simulated(config, host, port)
+        own = "[::1]" if ":" in host else "127.0.0.1"
+        model_server = ModelServer([f"http://{own}:{server.port}/v1"], model=config.model)
+        server.front = Front(model_server)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         print(f"simulated engine, no model behind it: {config.model!r} at {server.url}", flush=True)
         await stop.wait()
+        server.draining = True
+        if drain:
+            stop.clear()
+            with contextlib.suppress(TimeoutError):  # a second signal ends it at once
+                await asyncio.wait_for(stop.wait(), drain)
         await server.close(grace)
+        await model_server.close()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(serve())

@@ -1,0 +1,88 @@
+"""The agent: the harness of an environment behind ``/run``, in pods of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kubegym.core.spec import GymEnvironment
+from kubegym_operator.build import names
+from kubegym_operator.build.child import Rendering
+from kubegym_operator.build.context import PodPeer
+from kubegym_operator.build.disruption import disruption_budget
+from kubegym_operator.build.endpoints import AGENT_PORT, POLICY, RESOURCES_PORT, ModelEndpointUrl
+from kubegym_operator.build.labels import Component, selector
+from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
+from kubegym_operator.build.part import PART_COMPUTE, WORKERS, deployment, key_file, key_mounts, model_egress, outside
+from kubegym_operator.build.pod import Container, Mount, Pod, pod_identity, server_probes
+from kubegym_operator.build.rolling import with_config_digest
+from kubegym_operator.build.served import FILE, FOLDER, agent_digest
+from kubegym_operator.build.service import headless_service, service
+
+AGENT: Final = "agent"
+"""The container; what a podTemplate calls it."""
+
+
+def build_agent(
+    rendering: Rendering,
+    environment: GymEnvironment,
+    endpoints: Mapping[str, ModelEndpointUrl],
+    manifest: Mapping[str, Any],
+    manifest_mount: Mount,
+    config_digests: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of an environment's agent."""
+    spec, name = environment.spec.agent, names.agent(environment.name)
+    more_mounts, variables = outside(rendering, endpoints)
+    container = Container(
+        AGENT,
+        spec.image or rendering.context.images.agent,
+        args=_arguments(rendering, environment, endpoints),
+        env={**pod_identity(), **variables},
+        mounts=[manifest_mount, *key_mounts(endpoints), *more_mounts],
+        port=AGENT_PORT,
+        compute=spec.compute or PART_COMPUTE,
+        extra=server_probes(),
+    )
+    template = Pod(environment, Component.AGENT, [container], name).to_template(
+        rendering.context, spec.pod_template, "spec.agent.podTemplate"
+    )
+    objects = [
+        rendering.service_account(name, Component.AGENT),
+        service(rendering, name, Component.AGENT, AGENT_PORT),
+        headless_service(rendering, names.pods(name), Component.AGENT, AGENT_PORT),
+        disruption_budget(rendering, name, Component.AGENT),
+    ]
+    if environment.spec.network.policy == "Managed":
+        objects.append(_network_policy(rendering, environment, endpoints))
+    rolled = with_config_digest(template, config_digests, agent_digest(manifest))
+    return [*objects, deployment(rendering, name, Component.AGENT, rolled)]
+
+
+def _arguments(
+    rendering: Rendering, environment: GymEnvironment, endpoints: Mapping[str, ModelEndpointUrl]
+) -> list[str]:
+    resources = names.url(names.resources(environment.name), rendering.namespace, RESOURCES_PORT)
+    arguments = ["serve", "agent", f"{FOLDER}/{FILE}", "--listen", f":{AGENT_PORT}", "--resources-url", resources]
+    policy = endpoints.get(POLICY)
+    if policy is None:  # every job names one of its own
+        return arguments
+    if policy.kind == "server":
+        return [*arguments, "--model-server", policy.base_url.removesuffix("/v1"), "--model", policy.model]
+    arguments += ["--base-url", policy.base_url, "--model", policy.model]
+    key = key_file(policy, POLICY)
+    return arguments if key is None else [*arguments, "--api-key-file", key]
+
+
+def _network_policy(
+    rendering: Rendering, environment: GymEnvironment, endpoints: Mapping[str, ModelEndpointUrl]
+) -> dict[str, Any]:
+    """In from workers; out to the resources server, the models, and what is listed."""
+    resources = PodPeer(selector(environment, Component.RESOURCES))
+    egress = distinct(
+        model_egress(rendering, endpoints),
+        [to_pods([resources], RESOURCES_PORT)],
+        environment.spec.network.allowed_egress,
+    )
+    ingress = [from_pods([WORKERS, *watchers(rendering.context)], AGENT_PORT)]
+    return network_policy(rendering, names.agent(environment.name), Component.AGENT, ingress=ingress, egress=egress)

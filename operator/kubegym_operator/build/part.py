@@ -1,0 +1,67 @@
+"""What the two parts of an environment with pods of their own have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from kubegym.core.spec import Compute
+from kubegym_operator.build import names
+from kubegym_operator.build.child import Rendering
+from kubegym_operator.build.context import PodPeer
+from kubegym_operator.build.endpoints import ModelEndpointUrl
+from kubegym_operator.build.labels import COMPONENT as COMPONENT_LABEL
+from kubegym_operator.build.labels import MANAGED_BY, PROJECT, Component, selector
+from kubegym_operator.build.network import Rule, to_dns, to_model, to_proxies
+from kubegym_operator.build.pod import SECRETS_FOLDER, Mount, ca_bundle, secret_mount
+
+PART_COMPUTE: Final = Compute(requests={"cpu": "100m", "memory": "128Mi"})
+"""What an agent or resources server asks for where its spec does not."""
+
+WORKERS: Final = PodPeer({COMPONENT_LABEL: Component.WORKER, MANAGED_BY: PROJECT})
+"""The workers of every run of the namespace."""
+
+
+def deployment(rendering: Rendering, name: str, component: str, template: Mapping[str, Any]) -> dict[str, Any]:
+    """Replicas of a part; a new one is ready before an old one goes."""
+    spec = {
+        "selector": {"matchLabels": selector(rendering.owner, component)},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "revisionHistoryLimit": 2,
+        "template": dict(template),
+    }
+    return rendering.child("Deployment", name, component, api_version="apps/v1", spec=spec)
+
+
+def key_file(endpoint: ModelEndpointUrl, role: str) -> str | None:
+    """Where a pod finds the key of a role's endpoint."""
+    return None if endpoint.api_key is None else f"{_key_folder(role)}/{endpoint.api_key.key}"
+
+
+def key_mounts(endpoints: Mapping[str, ModelEndpointUrl], prefix: str = "model") -> list[Mount]:
+    """The keys of endpoints, each a file that is read again on use."""
+    return [
+        secret_mount(names.volume(prefix, role), endpoint.api_key.name, _key_folder(role, prefix), endpoint.api_key.key)
+        for role, endpoint in sorted(endpoints.items())
+        if endpoint.api_key is not None
+    ]
+
+
+def _key_folder(role: str, prefix: str = "model") -> str:
+    return f"{SECRETS_FOLDER}/{prefix}-{role}"
+
+
+def outside(rendering: Rendering, endpoints: Mapping[str, ModelEndpointUrl]) -> tuple[list[Mount], dict[str, str]]:
+    """Mounts and variables of a part that asks models outside of the cluster; nothing for one that does not."""
+    if all(endpoint.server is not None for endpoint in endpoints.values()):
+        return [], {}
+    mounts, variables = ca_bundle(rendering.context)
+    return mounts, {**rendering.context.proxy_env, **variables}
+
+
+def model_egress(rendering: Rendering, endpoints: Mapping[str, ModelEndpointUrl]) -> Sequence[Rule]:
+    """Out to names and to models, through proxies where some are outside."""
+    context, namespace = rendering.context, rendering.namespace
+    rules = [to_dns(context), *(to_model(endpoint, context, namespace) for _, endpoint in sorted(endpoints.items()))]
+    away = any(endpoint.server is None for endpoint in endpoints.values())
+    return [*rules, *(to_proxies(context, namespace) if away else ())]

@@ -1,0 +1,95 @@
+"""The resources server: tools, seeding and verification of an environment, in pods of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from kubegym.core.spec import GymEnvironment
+from kubegym_operator.build import names
+from kubegym_operator.build.child import Rendering
+from kubegym_operator.build.context import PodPeer
+from kubegym_operator.build.disruption import disruption_budget
+from kubegym_operator.build.endpoints import POLICY, RESOURCES_PORT, ModelEndpointUrl
+from kubegym_operator.build.labels import Component, selector
+from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
+from kubegym_operator.build.part import PART_COMPUTE, WORKERS, deployment, key_mounts, model_egress, outside
+from kubegym_operator.build.pod import (
+    SECRETS_FOLDER,
+    Container,
+    Mount,
+    Pod,
+    pod_identity,
+    secret_mount,
+    server_probes,
+)
+from kubegym_operator.build.rolling import with_config_digest
+from kubegym_operator.build.served import FILE, FOLDER, resources_digest
+from kubegym_operator.build.service import headless_service, service
+
+RESOURCES: Final = "resources"
+"""The container; what a podTemplate calls it."""
+
+SESSION_KEY: Final = "secret"
+"""The key of the Secret that signs sessions."""
+
+_SESSION_FOLDER = f"{SECRETS_FOLDER}/session"
+
+
+def build_resources(
+    rendering: Rendering,
+    environment: GymEnvironment,
+    endpoints: Mapping[str, ModelEndpointUrl],
+    manifest: Mapping[str, Any],
+    manifest_mount: Mount,
+    config_digests: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of a resources server."""
+    spec, name = environment.spec.resources, names.resources(environment.name)
+    others = {role: endpoint for role, endpoint in endpoints.items() if role != POLICY}  # the policy is the agent's
+    more_mounts, variables = outside(rendering, others)
+    session = secret_mount("session", names.session_secret(environment.name), _SESSION_FOLDER, SESSION_KEY)
+    container = Container(
+        RESOURCES,
+        spec.image or rendering.context.images.resources,
+        args=["serve", "resources", f"{FOLDER}/{FILE}", "--listen", f":{RESOURCES_PORT}"],
+        env={**pod_identity(), "KUBEGYM_SESSION_SECRET_FILE": f"{_SESSION_FOLDER}/{SESSION_KEY}", **variables},
+        mounts=[manifest_mount, session, *key_mounts(others), *more_mounts],
+        port=RESOURCES_PORT,
+        compute=spec.compute or PART_COMPUTE,
+        extra=server_probes(),
+    )
+    account = spec.service_account_name or name
+    template = Pod(environment, Component.RESOURCES, [container], account).to_template(
+        rendering.context, spec.pod_template, "spec.resources.podTemplate"
+    )
+    objects = [
+        service(rendering, name, Component.RESOURCES, RESOURCES_PORT),
+        headless_service(rendering, names.pods(name), Component.RESOURCES, RESOURCES_PORT),
+        disruption_budget(rendering, name, Component.RESOURCES),
+    ]
+    if spec.service_account_name is None:
+        objects.insert(0, rendering.service_account(name, Component.RESOURCES))
+    if environment.spec.network.policy == "Managed":
+        objects.append(_network_policy(rendering, environment, others))
+    rolled = with_config_digest(template, config_digests, resources_digest(manifest))
+    return [*objects, deployment(rendering, name, Component.RESOURCES, rolled)]
+
+
+def _network_policy(
+    rendering: Rendering, environment: GymEnvironment, endpoints: Mapping[str, ModelEndpointUrl]
+) -> dict[str, Any]:
+    """In from the agent, workers and its own replicas; out to these, the models it asks, and what is listed."""
+    replicas = PodPeer(selector(environment, Component.RESOURCES))  # a session's owner may be another one
+    agent = PodPeer(selector(environment, Component.AGENT))
+    egress = distinct(
+        model_egress(rendering, endpoints),
+        [to_pods([replicas])],
+        environment.spec.network.allowed_egress,
+    )
+    ingress = [
+        from_pods([agent, WORKERS, *watchers(rendering.context)], RESOURCES_PORT),
+        {"from": to_pods([replicas])["to"]},
+    ]
+    name = names.resources(environment.name)
+    return network_policy(rendering, name, Component.RESOURCES, ingress=ingress, egress=egress)

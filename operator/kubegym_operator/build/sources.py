@@ -1,0 +1,143 @@
+"""Weights: where they lie, how they come into a pod, and what a run records of them.
+
+``pvc://`` and ``oci://`` are mounted as they are. ``hf://``, ``s3://`` and ``gs://`` are fetched: with a claim as cache
+once, by a Job, into a folder named after what it holds; otherwise by an init container of every pod. The engine sees
+them read-only at ``/weights`` in either case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from kubegym.core.spec import Compute, ModelServer, ModelSource
+from kubegym_operator.build import labels
+from kubegym_operator.build.context import BuildContext
+from kubegym_operator.build.errors import UnsupportedSource
+from kubegym_operator.build.pod import SECRETS_FOLDER, Container, Mount, ca_bundle, pod_identity, secret_mount
+
+WEIGHTS: Final = "/weights"
+CACHE: Final = "/cache"
+FETCHED: Final = ("hf", "s3", "gs")
+
+_FETCH_COMPUTE = Compute(requests={"cpu": "250m", "memory": "512Mi"})
+_VOLUME = "weights"
+_FIELD = "spec.source"
+_DIGEST_DIGITS = 16
+_OCI_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsPlan:
+    """How a server's weights come to it.
+
+    Attributes:
+        mount: of the engine; None: it has a model of its own, or finds one itself.
+        fetch_into: the folder that is filled, in the fetcher's eyes; None: nothing is fetched.
+        fetch_mount: of the fetcher.
+        by_job: filled once by a Job; otherwise by every pod for itself.
+        digest: of what is fetched.
+    """
+
+    mount: Mount | None = None
+    fetch_into: str | None = None
+    fetch_mount: Mount | None = None
+    by_job: bool = False
+    digest: str = ""
+
+
+def plan_weights(server: ModelServer) -> WeightsPlan:
+    """How a server's weights come to it. ``spec.weights`` is loaded while it serves and is no part of the pod.
+
+    Raises:
+        UnsupportedSource: a source that is not pinned, or not for a cluster.
+    """
+    source, cache = server.spec.source, server.spec.cache
+    if source is None:
+        if server.spec.engine == "vllm":
+            raise UnsupportedSource(_FIELD, "is required: the weights to start from (spec.weights replaces them later)")
+        return WeightsPlan()
+    scheme, _, path = source.uri.partition("://")
+    if scheme == "file":
+        raise UnsupportedSource(f"{_FIELD}.uri", "file:// is for runs on one machine: use hf, s3, gs, pvc or oci")
+    if scheme == "pvc":
+        return WeightsPlan(_claim_mount(path))
+    if scheme == "oci":
+        return WeightsPlan(_image_mount(_pinned_image(source, path)))
+    if cache is not None and cache.image is not None:
+        return WeightsPlan(_image_mount(cache.image))
+    if scheme == "hf" and source.revision is None:
+        raise UnsupportedSource(
+            f"{_FIELD}.revision", "is required: a commit, so that all replicas serve the same weights"
+        )
+    digest = labels.content_digest(source.uri, source.revision)[:_DIGEST_DIGITS]
+    if cache is not None and cache.persistent_volume_claim is not None:
+        volume = _claim(cache.persistent_volume_claim.claim_name)
+        return WeightsPlan(
+            Mount(volume, WEIGHTS, sub_path=digest),
+            fetch_into=f"{CACHE}/{digest}",
+            fetch_mount=Mount(volume, CACHE, read_only=False),
+            by_job=True,
+            digest=digest,
+        )
+    limit = cache.ephemeral.size_limit if cache is not None and cache.ephemeral is not None else None
+    scratch = {"name": _VOLUME, "emptyDir": {} if limit is None else {"sizeLimit": limit}}
+    own = Mount(scratch, WEIGHTS, read_only=False)
+    return WeightsPlan(Mount(scratch, WEIGHTS), fetch_into=WEIGHTS, fetch_mount=own, digest=digest)
+
+
+def fetcher(server: ModelServer, plan: WeightsPlan, context: BuildContext, name: str) -> Container:
+    """The container that fetches and verifies: ``kubegym fetch URI --into FOLDER``."""
+    source = server.spec.source
+    assert source is not None, "only a source is fetched"
+    assert plan.fetch_into is not None, "only what is fetched has a fetcher"
+    assert plan.fetch_mount is not None, "only what is fetched has a fetcher"
+    args = ["fetch", source.uri, "--into", plan.fetch_into]
+    if source.revision is not None:
+        args += ["--revision", source.revision]
+    mounts = [plan.fetch_mount]
+    if source.credentials_secret_ref is not None:
+        folder = f"{SECRETS_FOLDER}/source"
+        mounts.append(secret_mount("source", source.credentials_secret_ref.name, folder))
+        args += ["--credentials", folder]
+    bundle, variables = ca_bundle(context)
+    env: Mapping[str, str | Mapping[str, Any]] = {**pod_identity(), **context.proxy_env, **variables}
+    mounts += bundle
+    return Container(name, context.images.model, args=args, env=env, mounts=mounts, compute=_FETCH_COMPUTE)
+
+
+def source_identity(server: ModelServer) -> dict[str, Any]:
+    """What a run records of where a server's weights come from."""
+    source = server.spec.source
+    return {} if source is None else {"uri": source.uri, "revision": source.revision}
+
+
+def _claim(name: str) -> dict[str, Any]:
+    return {"name": _VOLUME, "persistentVolumeClaim": {"claimName": name}}
+
+
+def _claim_mount(path: str) -> Mount:
+    """``pvc://claim/folder`` as it is, read-only."""
+    claim, _, folder = path.partition("/")
+    folder = folder.strip("/")
+    if not claim or ".." in folder.split("/"):
+        raise UnsupportedSource(f"{_FIELD}.uri", f"pvc://{path}: give pvc://claim or pvc://claim/folder")
+    return Mount(_claim(claim), WEIGHTS, sub_path=folder or None)
+
+
+def _image_mount(reference: str) -> Mount:
+    """An image's files, without a fetch: an image volume (Kubernetes 1.35 and later)."""
+    return Mount({"name": _VOLUME, "image": {"reference": reference}}, WEIGHTS)
+
+
+def _pinned_image(source: ModelSource, path: str) -> str:
+    """An image by digest."""
+    if "@sha256:" in path:
+        return path
+    if source.revision is None or not _OCI_DIGEST.match(source.revision):
+        remedy = "is required for oci://: the image's digest, sha256:..., unless the uri ends in it"
+        raise UnsupportedSource(f"{_FIELD}.revision", remedy)
+    head, slash, last = path.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}@{source.revision}"

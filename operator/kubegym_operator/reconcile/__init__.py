@@ -1,0 +1,1 @@
+"""Reconciliation: observe, plan (pure, in ``plan``), execute; what is due comes from one queue."""

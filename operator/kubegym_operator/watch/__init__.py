@@ -1,0 +1,1 @@
+"""Watching the cluster with kopf, and telling the truth about it."""

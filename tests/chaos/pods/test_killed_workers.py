@@ -1,0 +1,120 @@
+"""Worker pods, killed at any moment, over a real S3 server: every rollout has exactly one result."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from testbed.pods import ROOT, Cluster, ended, kill, pods_end, rows_of, url_of, worker_entry
+
+pytestmark = pytest.mark.chaos
+
+WAIT = 600.0
+SHARDS = {"tasksPerShard": 3}
+
+
+@pytest.mark.parametrize(("workers", "seed"), [(1, 1), (2, 2), (3, 3), (4, 4)])
+async def test_killed_at_any_moment_each_rollout_has_one_result(
+    workers: int, seed: int, cluster: Cluster, model: str, prefix: str
+) -> None:
+    """A killed pod is replaced by another of its index, as an Indexed Job does it."""
+    rng = random.Random(seed)
+    cluster.workers = workers
+    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=4, sharding=SHARDS)
+    pods: list[asyncio.subprocess.Process] = []
+    kills = 0
+
+    async def live(index: int) -> None:
+        nonlocal kills
+        life = 0
+        while True:
+            life += 1
+            process = await cluster.worker(f"worker-{index}-{life}", index)
+            pods.append(process)
+            await url_of(process)
+            if life <= 2:
+                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=rng.uniform(0.2, 2.5))
+                if process.returncode is None:
+                    kill(process)
+                    kills += 1
+            code = await ended(process)
+            if code == 0:
+                return
+            assert code in (-9, 12), cluster.log(f"worker-{index}-{life}")
+
+    async with asyncio.timeout(WAIT), pods_end(pods):
+        await asyncio.gather(*(live(index) for index in range(workers)))
+        assert await cluster.finalise() == 0, cluster.log("finaliser")
+        rows = await rows_of(cluster, prefix)
+    assert kills
+    assert len(rows) == 96
+    assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
+    said = cluster.words("finaliser")
+    assert said["rollouts"] == {"expected": 96, "scored": 96, "unscored": 0, "failed": 0}
+
+
+POISON = """
+import os, signal
+from kubegym import Environment, Row, Verdict
+
+class Poison(Environment):
+    class Task(Row):
+        n: int
+
+    def verify(self, rollout):
+        if self.task.n == 3:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return Verdict(1.0)
+"""
+
+
+async def test_a_rollout_that_kills_its_worker_fails_alone(cluster: Cluster, model: str, prefix: str) -> None:
+    """The pod stays: its worker is started again in it, and what was in flight runs in isolation."""
+    cluster.add_environment("poison", POISON)
+    dataset = cluster.add_rows("bad", [{"responses_create_params": {"input": f"q {n}"}, "n": n} for n in range(12)])
+    entry = {**worker_entry(model), "dataset": dataset}
+    entry["manifest"] = {
+        "apiVersion": "kubegym.dev/v1alpha1",
+        "kind": "GymEnvironment",
+        "metadata": {"name": "poison"},
+        "spec": {"resources": {"placement": "Worker"}, "agent": {"placement": "Worker"}},
+    }
+    failures = {"maxFailedRolloutFraction": "1"}
+    cluster.freeze(prefix, {"bad": entry}, sharding=SHARDS, failurePolicy=failures)
+    async with asyncio.timeout(WAIT):
+        assert await ended(await cluster.worker("worker", 0)) == 0, cluster.log("worker")
+        assert await cluster.finalise() == 0
+        rows = await rows_of(cluster, prefix)
+    failed = {row["n"]: row["kubegym"]["failure"]["reason"] for row in rows if row["kubegym"]["failure"]}
+    assert failed == {3: "WorkerCrashed"}
+    assert cluster.words("finaliser")["failures"] == {"WorkerCrashed": 1}
+
+
+async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, model: str, prefix: str) -> None:
+    """Its pod is replaced, which takes longer than the tries of a rollout: they wait for it."""
+    environment = str(ROOT / "environments" / "arithmetic")
+    pods: list[asyncio.subprocess.Process] = []
+
+    async def agent(listen: str) -> str:
+        served = ("agent", environment, "--model-server", model, "--listen", listen)
+        pods.append(await cluster.start(f"agent-{len(pods)}", "serve", *served))
+        return await url_of(pods[-1])
+
+    async with asyncio.timeout(WAIT), pods_end(pods):
+        url = await agent("127.0.0.1:0")
+        cluster.freeze(prefix, {"math": worker_entry(model, agent=[url])}, rolloutsPerTask=8, sharding=SHARDS)
+        worker = await cluster.worker("worker", 0)
+        await url_of(worker)
+        done = asyncio.ensure_future(worker.wait())
+        for _ in range(2):
+            await asyncio.wait([done], timeout=3)
+            kill(pods[-1])
+            await asyncio.wait([done], timeout=6)
+            await agent(url.removeprefix("http://"))
+        pods.append(worker)
+        assert await ended(worker) == 0, cluster.log("worker")
+        assert await cluster.finalise() == 0
+        rows = await rows_of(cluster, prefix)
+    assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}

@@ -1,0 +1,89 @@
+"""The life of an operator: elected, quiet when nothing changes, and none the worse for being killed."""
+
+from __future__ import annotations
+
+import re
+
+from testbed.k8s.cluster import Cluster
+from testbed.k8s.process import until
+
+from .conftest import Space, StartOperator
+
+
+def test_a_steady_state_costs_no_write(operator: StartOperator, space: Space) -> None:
+    space.environment("one")
+    process = operator()
+    space.environment("two")
+    space.await_suspended("one", "two")
+    wrote = space.await_quiet(process)
+    children = {write.partition(" ")[2] for write in wrote if "status" not in write}
+    assert len(wrote) <= 2 * 6 + len(children)
+    assert process.get("/healthz")[0] == 200
+    assert process.metric("kubegym_leader") == 1
+    assert process.metric("kubegym_environment_condition", name="one", type="Suspended") == 1
+    assert process.metric("kubegym_api_requests_total", verb="apply", kind="Service") > 0
+
+
+def test_it_ends_cleanly_and_lets_the_lease_go(operator: StartOperator, space: Space) -> None:
+    process = operator()
+    assert process.terminate() == 0
+    assert process.fresh_log.rstrip().endswith("stopped")
+    lease = space.stored("kubegym-operator", "Lease", "coordination.k8s.io/v1")
+    assert lease is not None
+    assert lease["spec"]["holderIdentity"] == ""
+
+
+def test_kill_and_restart_change_nothing(operator: StartOperator, space: Space) -> None:
+    process = operator()
+    for number in range(5):
+        space.environment(f"env-{number}")
+    space.await_suspended(*(f"env-{number}" for number in range(5)))
+    before = space.await_quiet(process)
+    process.kill()
+    again = operator(lease_name="after-the-kill")
+    assert space.await_quiet(again) == before
+
+
+def test_it_may_be_killed_in_the_middle(operator: StartOperator, space: Space) -> None:
+    names = [f"env-{number}" for number in range(8)]
+    for name in names:
+        space.environment(name)
+    for life in range(4):
+        wrote = len(space.writes())
+        process = operator(wait=False, lease_name=f"life-{life}")
+        space.await_writes(wrote + 5 * life)
+        process.kill()
+    last = operator(lease_name="last-life")
+    space.await_suspended(*names)
+    space.await_quiet(last)
+    for name in names:
+        deployment = space.stored(f"{name}-agent", "Deployment", "apps/v1")
+        assert deployment is not None
+        assert deployment["metadata"]["generation"] == 1
+        assert deployment["spec"]["replicas"] == 0
+
+
+def test_a_child_edited_or_deleted_by_hand_is_repaired(operator: StartOperator, space: Space, cluster: Cluster) -> None:
+    space.environment("one")
+    process = operator(resync_seconds=600)
+    space.await_suspended("one")
+    until(lambda: space.stored("one-agent", "Service", "v1") is not None, "the children are there")
+    edited = {"spec": {"selector": {"app.kubernetes.io/component": "nobody"}}}
+    cluster.api.patch("v1", "Service", "one-agent", edited, space.name)
+
+    def repaired() -> bool:
+        service = space.stored("one-agent", "Service", "v1")
+        return service is not None and service["spec"]["selector"]["app.kubernetes.io/component"] == "agent"
+
+    until(repaired, "the selector is put back")
+    cluster.api.delete("apps/v1", "Deployment", "one-agent", space.name)
+    until(lambda: space.stored("one-agent", "Deployment", "apps/v1") is not None, "the Deployment is back")
+    assert process.running
+
+
+def test_what_is_not_installed_is_done_without(operator: StartOperator, space: Space, cluster: Cluster) -> None:
+    kinds = cluster.kubectl("api-resources", "-o", "name")
+    assert not re.search(r"leaderworkersets|clusterqueues|servicemonitors", kinds)
+    space.environment("one")
+    operator()
+    space.await_suspended("one")

@@ -1,0 +1,92 @@
+"""The same, from a real vLLM. It is built for CPUs and serves the shipped model; see ``testbed.images.vllm_image``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import kubegym.model
+from testbed import kind
+from testbed.build import CannotBuild
+from testbed.images import vllm_image
+from testbed.k8s.api import Object
+from testbed.kind import NAMESPACE, KindCluster
+from testbed.kind_results import results
+from testbed.kind_runs import applied, finished, greedy, output
+
+WEIGHTS = Path(kubegym.model.__file__).parent / "tiny"
+VOLUME = "tiny-weights"
+# What keeps it small and quick on a CPU: no compiler, no second process for the engine, little memory for the cache.
+ENGINE_ARGS = {
+    "block-size": "32",
+    "distributed-executor-backend": "uni",
+    "dtype": "float32",
+    "enable-auto-tool-choice": "",
+    "enforce-eager": "",
+    "max-model-len": "1024",
+    "max-num-seqs": "64",
+    "tool-call-parser": "hermes",
+}
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+@pytest.fixture(scope="module")
+def image(cluster: KindCluster) -> Iterator[str]:
+    """vLLM's image on the node, and a volume claim there with the weights of the shipped model."""
+    if not cluster.name:
+        pytest.skip("vLLM's image and weights are put on the node of the tests' own cluster; KUBECONFIG names another")
+    try:
+        reference = vllm_image()
+    except CannotBuild as error:
+        # Not a failure in CI: no package index has that wheel. The same runs are collected from the embedded engine.
+        pytest.skip(f"{error}; the embedded engine serves in its place")
+    kind.load(cluster, [reference])
+    volume, claim = _weights(cluster)
+    cluster.apply(volume)
+    cluster.apply(claim, namespace=NAMESPACE)
+    yield reference
+    cluster.kubectl("delete", "persistentvolumeclaim", VOLUME, namespace=NAMESPACE)
+    cluster.kubectl("delete", "persistentvolume", VOLUME)
+
+
+def _weights(cluster: KindCluster) -> tuple[Object, Object]:
+    kind.copy(cluster, WEIGHTS, f"/var/lib/{VOLUME}")
+    size = {"storage": "1Gi"}
+    spec = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": VOLUME},
+        "spec": {**spec, "capacity": size, "hostPath": {"path": f"/var/lib/{VOLUME}"}},
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": VOLUME},
+        "spec": {**spec, "resources": {"requests": size}, "volumeName": VOLUME},
+    }
+    return volume, claim
+
+
+def test_a_real_vllm_gives_scored_rows(cluster: KindCluster, image: str) -> None:
+    manifests = greedy("vllm", "Worker", "Worker")
+    engine = {"name": "engine", "image": image, "env": [{"name": k, "value": v} for k, v in VARIABLES.items()]}
+    manifests[0]["spec"]["models"]["policy"]["server"] = {
+        "engine": "vllm",
+        "source": {"uri": f"pvc://{VOLUME}"},
+        "accelerator": {"resourceName": "cpu"},
+        "engineArgs": ENGINE_ARGS,
+        "podTemplate": {"spec": {"containers": [engine]}},
+    }
+    with applied(cluster, manifests):
+        status = finished(cluster, "vllm")
+        rows = results(cluster, NAMESPACE, output("vllm")).rows
+        assert status["rollouts"]["scored"] == status["rollouts"]["expected"] == len(rows)
+        assert sum(row["reward"] for row in rows) / len(rows) > 0.5

@@ -1,0 +1,584 @@
+"""Whole lives of environments and runs over the API server's twin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kubegym_operator.kube.kinds import KindInfo
+from kubegym_operator.kube.protocol import Kind, Object
+from kubegym_operator.plan.snapshot import Progress
+from kubegym_operator.reconcile.watched import GYM_ENVIRONMENT, MODEL_SERVER, ROLLOUT_JOB
+from testbed.operator_world import CONFIG_MAP, DEPLOYMENT, JOB, NAMESPACE, POD, QUEUE, World, with_revision
+
+ROOT = Path(__file__).resolve().parents[4]
+ARITHMETIC: list[Object] = list(yaml.safe_load_all((ROOT / "environments/arithmetic/environment.yaml").read_text()))
+DONE = {
+    "manifestUri": "s3://kubegym/runs/math/manifest.json",
+    "planDigest": "abc",
+    "complete": True,
+    "rollouts": {"expected": 16, "scored": 15, "unscored": 1, "failed": 0},
+    "rewardMean": "0.5",
+    "tokens": {"input": 5, "output": 7},
+}
+WORDS = json.dumps(DONE)
+
+
+def environment(name: str = "math", **spec: Any) -> Object:
+    """An environment with pods of its own and a model."""
+    defaults: Object = {"models": {"policy": {"server": {"engine": "embedded"}}}}
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {
+        "apiVersion": "kubegym.dev/v1alpha1",
+        "kind": "GymEnvironment",
+        "metadata": metadata,
+        "spec": defaults | spec,
+    }
+
+
+def rollout_job(name: str = "run", environments: tuple[str, ...] = ("math",), **spec: Any) -> Object:
+    """A run over some environments."""
+    entries = [{"name": e, "environmentRef": {"name": e}, "dataset": {"bundled": {}}} for e in environments]
+    defaults: Object = {"environments": entries, "output": {"uri": "s3://kubegym/runs/math/"}}
+    return _object("RolloutJob", name, defaults | spec)
+
+
+def _object(kind: str, name: str, spec: Object) -> Object:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "kubegym.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+async def running(*objects: Object, world: World | None = None, **spec: Any) -> World:
+    """A world in which the run ``run`` collects."""
+    world = world or World()
+    await world.apply(*(objects or (environment(),)), rollout_job(**spec))
+    await world.live()
+    return world
+
+
+async def run_condition(world: World, type: str) -> tuple[str, str]:
+    return await world.condition(ROLLOUT_JOB, "run", type)
+
+
+async def test_arithmetic_from_apply_to_complete() -> None:
+    world = World()
+    await world.apply(*ARITHMETIC)
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "arithmetic", "Serving") == ("True", "Available")
+    assert await world.condition(GYM_ENVIRONMENT, "arithmetic", "AgentReady") == ("True", "NotRequired")
+    assert await world.condition(ROLLOUT_JOB, "arithmetic", "Progressing") == ("True", "Collecting")
+    await world.finish_job("arithmetic")
+    await world.live()
+    assert await world.condition(ROLLOUT_JOB, "arithmetic", "Progressing") == ("True", "Finalizing")
+    await world.finish_job("arithmetic-finalise", words=WORDS)
+    await world.live()
+    assert await world.condition(ROLLOUT_JOB, "arithmetic", "Complete") == ("True", "Completed")
+    status = (await world.get(ROLLOUT_JOB, "arithmetic"))["status"]
+    assert status["manifestUri"] == DONE["manifestUri"]
+    assert status["rollouts"] == DONE["rollouts"]
+    assert status["workers"] == 0
+    assert status["activeSeconds"] == 1, "a period that took no time counts as one second"
+
+
+async def test_nothing_is_written_while_nothing_changes() -> None:
+    world = await running()
+    for _ in range(3):
+        world.wrote.clear()
+        await world.pass_time(40)
+        assert world.wrote == []
+
+
+async def test_a_restart_changes_nothing_at_any_moment() -> None:
+    world = World()
+    await world.apply(environment(), rollout_job())
+    for _ in range(6):
+        for _ in range(2):  # words about waiting are written once in 30 s
+            await world.settle()
+            world.clock.at += 31
+        await world.settle()
+        assert await world.restart() == []
+        await world.kubelet()
+    for job, words in (("run", ""), ("run-finalise", WORDS)):
+        await world.finish_job(job, words=words)
+        await world.live()
+        await world.pass_time(31)
+        assert await world.restart() == []
+    assert await run_condition(world, "Complete") == ("True", "Completed")
+
+
+async def test_a_job_waits_for_its_environment_and_says_for_what() -> None:
+    world = World()
+    world.answers.bad["agent"] = "HTTP 503 the model is loading"
+    await world.apply(environment(), rollout_job())
+    await world.live()
+    await world.pass_time(31)
+    assert not await world.exists(JOB, "run")
+    assert await run_condition(world, "EnvironmentReady") == ("False", "ProbeFailed")
+    assert "the model is loading" in await world.message(ROLLOUT_JOB, "run", "EnvironmentReady")
+    world.answers.bad.clear()
+    await world.pass_time(2)
+    assert await world.exists(JOB, "run")
+
+
+async def test_suspend_and_resume() -> None:
+    world = await running()
+    await world.pass_time(100)
+    await world.edit(ROLLOUT_JOB, "run", {"suspend": True})
+    await world.live()
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is True
+    assert await run_condition(world, "Suspended") == ("True", "Suspended")
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"]["activeSeconds"] == 100
+    await world.pass_time(1000)
+    await world.edit(ROLLOUT_JOB, "run", {"suspend": False})
+    await world.live()
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is False
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"]["activeSeconds"] == 100
+
+
+async def test_workers_follow_parallelism_in_one_job() -> None:
+    world = await running(parallelism=2)
+    before = (await world.get(JOB, "run"))["metadata"]["uid"]
+    for workers in (5, 1):
+        await world.edit(ROLLOUT_JOB, "run", {"parallelism": workers})
+        await world.live()
+        job = await world.get(JOB, "run")
+        assert (job["spec"]["parallelism"], job["spec"]["completions"]) == (workers, workers)
+        assert job["metadata"]["uid"] == before
+    await world.edit(ROLLOUT_JOB, "run", {"parallelism": 0})
+    await world.live()
+    assert await run_condition(world, "Suspended") == ("True", "Suspended")
+    assert (await world.get(JOB, "run"))["spec"]["completions"] == 1, "a Job of no completions would be complete"
+
+
+async def test_with_a_queue_a_change_makes_another_job() -> None:
+    world = World(KindInfo(QUEUE))
+    await running(world=world, queue={"name": "cpu"}, parallelism=2)
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is True
+    assert await run_condition(world, "Suspended") == ("True", "QuotaPending")
+    await world.edit(JOB, "run", {"suspend": False})  # Kueue admits it
+    await world.live()
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+    await world.edit(ROLLOUT_JOB, "run", {"parallelism": 4})
+    await world.live()
+    assert not await world.exists(JOB, "run")
+    assert (await world.get(JOB, "run-2"))["spec"]["parallelism"] == 4
+    await world.edit(ROLLOUT_JOB, "run", {"suspend": True})
+    await world.live()
+    assert not await world.exists(JOB, "run-2")
+    await world.edit(ROLLOUT_JOB, "run", {"suspend": False})
+    await world.live()
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"]["jobName"] == "run-3"
+    assert not [w for w in world.wrote if w.verb == "patch" and w.key.kind == JOB], "suspend is Kueue's"
+
+
+async def test_a_queue_without_kueue_is_no_wait_for_quota() -> None:
+    world = await running(queue={"name": "cpu"})
+    assert await run_condition(world, "Stalled") == ("True", "KueueNotInstalled")
+
+
+async def test_few_writes_until_an_environment_serves() -> None:
+    world = World()
+    await world.apply(environment())
+    await world.live()
+    statuses = [write for write in world.wrote if write.verb == "apply_status" and write.key.kind == GYM_ENVIRONMENT]
+    assert len(statuses) <= 6
+    children = [write for write in world.wrote if write.verb in ("apply", "create") and write.key.kind != _EVENT]
+    assert len(children) == len({write.key for write in children}), "each child is written once"
+
+
+async def test_a_job_that_waits_for_quota_wakes_nothing() -> None:
+    world = World(KindInfo(QUEUE))
+    idle = {"scaleToZeroAfterSeconds": 60}
+    await running(environment(idlePolicy=idle), world=world, queue={"name": "cpu"})
+    await world.pass_time(61)
+    await world.pass_time(61)
+    assert (await world.get(DEPLOYMENT, "math-agent"))["spec"]["replicas"] == 0
+    await world.edit(JOB, "run", {"suspend": False})  # Kueue admits it
+    await world.live()
+    assert (await world.get(DEPLOYMENT, "math-agent"))["spec"]["replicas"] == 1
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"agent": {"maxSteps": 3}}, id="agent"),
+        pytest.param({"resources": {"config": {"difficulty": 2}}}, id="config"),
+        pytest.param({"models": {"policy": {"server": {"engine": "simulated"}}}}, id="model"),
+    ],
+)
+async def test_another_environment_ends_the_run(change: Object) -> None:
+    world = await running()
+    await world.edit(GYM_ENVIRONMENT, "math", change)
+    await world.live()
+    assert await run_condition(world, "Failed") == ("True", "EnvironmentChanged")
+    assert "math" in await world.message(ROLLOUT_JOB, "run", "Failed")
+    assert not await world.exists(JOB, "run")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"agent": {"replicas": 4}}, id="replicas"),
+        pytest.param({"idlePolicy": {"scaleToZeroAfterSeconds": 60}}, id="idle"),
+        pytest.param({"models": {"policy": {"server": {"replicas": 3}}}}, id="model replicas"),
+        pytest.param(
+            {"models": {"policy": {"server": {"weights": {"uri": "s3://b/w", "version": 7}}}}}, id="policy weights"
+        ),
+    ],
+)
+async def test_pace_and_policy_weights_may_change(change: Object) -> None:
+    world = await running()
+    await world.edit(GYM_ENVIRONMENT, "math", change)
+    await world.live()
+    assert await run_condition(world, "Failed") == ("False", "NotFinished")
+    assert await world.exists(JOB, "run")
+
+
+async def test_too_many_failed_rollouts_halt_the_run() -> None:
+    world = World()
+    world.answers.progress = Progress(
+        rollouts={"expected": 100, "scored": 20, "unscored": 0, "failed": 6},
+        failures={"VerifierError": 5, "Timeout": 1},
+    )
+    await running(world=world)
+    await world.pass_time(30)
+    assert await run_condition(world, "RewardIntegrity") == ("False", "RolloutFailureBudgetExceeded")
+    assert await run_condition(world, "Failed") == ("True", "RolloutFailureBudgetExceeded")
+    message = await world.message(ROLLOUT_JOB, "run", "Failed")
+    assert "6 of 100" in message
+    assert "VerifierError 5" in message
+    assert not await world.exists(JOB, "run")
+
+
+async def test_a_manifest_above_the_budget_is_no_success() -> None:
+    world = await running()
+    await world.finish_job("run")
+    await world.live()
+    words = {**DONE, "rollouts": {"expected": 16, "scored": 10, "unscored": 0, "failed": 6}}
+    await world.finish_job("run-finalise", words=json.dumps(words))
+    await world.live()
+    assert await run_condition(world, "Complete") == ("False", "NotFinished")
+    assert await run_condition(world, "Failed") == ("True", "RolloutFailureBudgetExceeded")
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"]["manifestUri"] == DONE["manifestUri"]
+
+
+async def test_the_last_words_of_a_worker_are_the_reason() -> None:
+    world = await running()
+    words = json.dumps({"reason": "PlanConflict", "message": "the output holds another plan: rolloutsPerTask"})
+    await world.fail_job("run", code=11, words=words, reason="PodFailurePolicy")
+    await world.live()
+    assert await run_condition(world, "Failed") == ("True", "PlanConflict")
+    assert await run_condition(world, "Stalled") == ("True", "PlanConflict")
+    assert "rolloutsPerTask" in await world.message(ROLLOUT_JOB, "run", "Failed")
+
+
+async def test_a_finaliser_that_fails_fails_the_run() -> None:
+    world = await running()
+    await world.finish_job("run")
+    await world.live()
+    await world.fail_job("run-finalise", words="bucket gone")
+    await world.live()
+    assert await run_condition(world, "Failed") == ("True", "FinalizationFailed")
+    assert "bucket gone" in await world.message(ROLLOUT_JOB, "run", "Failed")
+
+
+async def test_active_seconds_add_up_over_suspensions_to_the_deadline() -> None:
+    world = await running(activeDeadlineSeconds=100)
+    for suspended in (True, False):
+        await world.pass_time(60)
+        await world.edit(ROLLOUT_JOB, "run", {"suspend": suspended})
+        await world.live()
+    await world.pass_time(39)
+    assert await run_condition(world, "Failed") == ("False", "NotFinished")
+    await world.pass_time(1)
+    assert await run_condition(world, "Failed") == ("True", "DeadlineExceeded")
+    assert not await world.exists(JOB, "run")
+
+
+async def test_a_run_that_never_starts_says_what_it_waited_for() -> None:
+    world = World()
+    await world.apply(rollout_job(preRunningDeadlineSeconds=300))
+    await world.live()
+    assert await run_condition(world, "EnvironmentReady") == ("False", "EnvironmentNotFound")
+    assert await run_condition(world, "Stalled") == ("False", "NotStalled")
+    await world.pass_time(61)
+    assert await run_condition(world, "Stalled") == ("True", "EnvironmentNotFound")
+    await world.pass_time(240)
+    assert await run_condition(world, "Failed") == ("True", "PreRunningDeadlineExceeded")
+    assert "there is no GymEnvironment 'math'" in await world.message(ROLLOUT_JOB, "run", "Failed")
+
+
+async def test_a_finished_run_goes_after_its_time_to_live() -> None:
+    world = await running(ttlSecondsAfterFinished=50)
+    await world.finish_job("run")
+    await world.live()
+    await world.finish_job("run-finalise", words=WORDS)
+    await world.live()
+    await world.pass_time(49)
+    assert await world.exists(ROLLOUT_JOB, "run")
+    await world.pass_time(1)
+    assert not await world.exists(ROLLOUT_JOB, "run")
+    assert not await world.exists(JOB, "run"), "its children go with it"
+
+
+async def test_idle_is_ready_and_a_job_wakes_it() -> None:
+    world = World()
+    await world.apply(environment(idlePolicy={"scaleToZeroAfterSeconds": 600}))
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Ready") == ("True", "Available")
+    await world.pass_time(600)
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Ready") == ("True", "Idle")
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Serving") == ("False", "Idle")
+    assert await world.condition(MODEL_SERVER, "math-policy", "Ready") == ("True", "Idle")
+    for name in ("math-agent", "math-resources", "math-policy"):
+        assert (await world.get(DEPLOYMENT, name))["spec"]["replicas"] == 0
+    await world.apply(rollout_job())
+    await world.live()
+    await world.fail_job("run-finalise", words='{"reason": "IncompleteRun", "message": "no plan"}')
+    await world.live()
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+    await world.pass_time(3600)
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Serving") == ("True", "Available"), "a job keeps it awake"
+
+
+async def test_a_finished_output_completes_without_waking_a_model() -> None:
+    world = World()
+    await world.apply(environment(idlePolicy={"scaleToZeroAfterSeconds": 600}))
+    await world.live()
+    await world.pass_time(600)
+    await world.apply(rollout_job())
+    await world.live()
+    assert await run_condition(world, "EnvironmentReady") == ("False", "CheckingOutput")
+    await world.finish_job("run-finalise", words=WORDS)
+    await world.live()
+    assert await run_condition(world, "Complete") == ("True", "Completed")
+    assert (await world.get(DEPLOYMENT, "math-policy"))["spec"]["replicas"] == 0
+    assert not await world.exists(JOB, "run")
+
+
+async def test_another_plan_in_the_output_fails_without_waking_a_model() -> None:
+    world = World()
+    await world.apply(environment(idlePolicy={"scaleToZeroAfterSeconds": 600}))
+    await world.live()
+    await world.pass_time(600)
+    await world.apply(rollout_job())
+    await world.live()
+    words = '{"reason": "PlanConflict", "message": "rolloutsPerTask differs"}'
+    await world.fail_job("run-finalise", code=11, words=words, reason="PodFailurePolicy")
+    await world.live()
+    assert await run_condition(world, "Failed") == ("True", "PlanConflict")
+    assert (await world.get(DEPLOYMENT, "math-policy"))["spec"]["replicas"] == 0
+
+
+async def test_suspending_an_environment_scales_all_of_it_and_keeps_the_objects() -> None:
+    world = World()
+    await world.apply(environment())
+    await world.live()
+    await world.edit(GYM_ENVIRONMENT, "math", {"suspend": True})
+    await world.live()
+    for name in ("math-agent", "math-resources", "math-policy"):
+        assert (await world.get(DEPLOYMENT, name))["spec"]["replicas"] == 0
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Ready") == ("True", "Suspended")
+    assert await world.condition(MODEL_SERVER, "math-policy", "Suspended") == ("True", "Suspended")
+    await world.edit(GYM_ENVIRONMENT, "math", {"suspend": False})
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Serving") == ("True", "Available")
+
+
+async def test_a_preempted_model_pauses_its_jobs_at_once() -> None:
+    world = World(KindInfo(QUEUE))
+    server = {"engine": "embedded", "queue": {"name": "gpu"}}
+    await running(environment(models={"policy": {"server": server}}), world=world)
+    await world.kube.patch(DEPLOYMENT, NAMESPACE, "math-policy", {"metadata": {"annotations": {"hold": "y"}}})
+    pod = next(p for p in await world.kube.list(POD) if p["metadata"]["name"].startswith("math-policy-pod"))
+    await world.kube.patch(
+        POD, NAMESPACE, pod["metadata"]["name"], {"spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}}
+    )
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    await world.set_status(POD, pod["metadata"]["name"], {"phase": "Pending", "conditions": [gated]})
+    await world.set_status(DEPLOYMENT, "math-policy", {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1})
+    await world.live()
+    assert await world.condition(MODEL_SERVER, "math-policy", "Suspended") == ("True", "QuotaPending")
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is True
+    assert await run_condition(world, "Suspended") == ("True", "EnvironmentNotReady")
+    await world.set_status(
+        POD,
+        pod["metadata"]["name"],
+        {
+            "phase": "Running",
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "PodScheduled", "status": "True"}, {"type": "Ready", "status": "True"}],
+        },
+    )
+    await world.set_status(
+        DEPLOYMENT, "math-policy", {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}
+    )
+    await world.live()
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is False
+    assert await run_condition(world, "Failed") == ("False", "NotFinished")
+
+
+async def test_a_restarting_pod_does_not_stop_the_workers_soon() -> None:
+    world = await running()
+    await world.kube.patch(DEPLOYMENT, NAMESPACE, "math-agent", {"metadata": {"annotations": {"hold": "y"}}})
+    await world.set_status(DEPLOYMENT, "math-agent", {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1})
+    await world.live()
+    assert await run_condition(world, "EnvironmentReady") == ("False", "Progressing")
+    await world.pass_time(119)
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is False
+    await world.pass_time(1)
+    assert (await world.get(JOB, "run"))["spec"]["suspend"] is True
+
+
+async def test_a_newer_operator_restarts_nothing_until_it_is_told_to() -> None:
+    world = await running()
+    newer = with_revision(world.context, "2")
+    before = {kind: await world.kube.list(kind) for kind in (DEPLOYMENT, JOB)}
+    writes = await world.restart(newer)
+    assert {w.key.kind for w in writes} <= {GYM_ENVIRONMENT, MODEL_SERVER, ROLLOUT_JOB}
+    await world.live()
+    assert {kind: await world.kube.list(kind) for kind in (DEPLOYMENT, JOB)} == before
+    assert await world.condition(GYM_ENVIRONMENT, "math", "RenderOutdated") == ("True", "Outdated")
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Serving") == ("True", "Available")
+    await world.kube.patch(
+        GYM_ENVIRONMENT, NAMESPACE, "math", {"metadata": {"annotations": {"kubegym.dev/render": "latest"}}}
+    )
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "RenderOutdated") == ("False", "UpToDate")
+    agent = await world.get(DEPLOYMENT, "math-agent")
+    assert agent["metadata"]["annotations"]["kubegym.dev/render-revision"] == "2"
+
+
+async def test_children_that_were_edited_or_deleted_by_hand_are_repaired() -> None:
+    world = await running()
+    service = await world.get(_SERVICE, "math-agent")
+    edited = [{**port, "targetPort": 1} for port in service["spec"]["ports"]]
+    await world.kube.patch(_SERVICE, NAMESPACE, "math-agent", {"spec": {"ports": edited}})
+    await world.kube.delete(DEPLOYMENT, NAMESPACE, "math-agent")
+    await world.kube.delete(CONFIG_MAP, NAMESPACE, "run-run")
+    await world.live()
+    assert (await world.get(_SERVICE, "math-agent"))["spec"]["ports"] == service["spec"]["ports"]
+    assert await world.exists(DEPLOYMENT, "math-agent")
+    assert await world.exists(CONFIG_MAP, "run-run")
+    assert await run_condition(world, "Failed") == ("False", "NotFinished")
+
+
+async def test_a_jobs_workers_deleted_by_hand_come_back_under_the_next_number() -> None:
+    world = await running()
+    await world.kube.delete(JOB, NAMESPACE, "run")
+    await world.live()
+    assert await world.exists(JOB, "run-2")
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"]["jobName"] == "run-2"
+
+
+async def test_replicas_of_others_are_left_alone() -> None:
+    world = World()
+    await world.apply(environment())
+    await world.live()
+    await world.kube.scale(DEPLOYMENT, NAMESPACE, "math-agent", 4)
+    await world.kube.scale(MODEL_SERVER, NAMESPACE, "math-policy", 2)
+    await world.live()
+    await world.edit(GYM_ENVIRONMENT, "math", {"agent": {"maxSteps": 3}})
+    await world.live()
+    assert (await world.get(DEPLOYMENT, "math-agent"))["spec"]["replicas"] == 4
+    assert (await world.get(DEPLOYMENT, "math-policy"))["spec"]["replicas"] == 2
+    await world.edit(GYM_ENVIRONMENT, "math", {"agent": {"maxSteps": 3, "replicas": 2}})
+    await world.live()
+    assert (await world.get(DEPLOYMENT, "math-agent"))["spec"]["replicas"] == 2
+
+
+async def test_several_environments_in_one_run() -> None:
+    world = await running(environment("math"), environment("code"), environments=("math", "code"))
+    status = (await world.get(ROLLOUT_JOB, "run"))["status"]
+    assert [entry["name"] for entry in status["environments"]] == ["code", "math"]
+    run = json.loads((await world.get(CONFIG_MAP, "run-run"))["data"]["run.json"])
+    assert set(run["environments"]) == {"math", "code"}
+    await world.edit(GYM_ENVIRONMENT, "code", {"agent": {"maxSteps": 3}})
+    await world.live()
+    assert await world.message(ROLLOUT_JOB, "run", "Failed") == (await world.message(ROLLOUT_JOB, "run", "Stalled"))
+    assert "environment code" in await world.message(ROLLOUT_JOB, "run", "Failed")
+
+
+async def test_an_entry_brings_its_own_model() -> None:
+    world = World()
+    job = rollout_job()
+    job["spec"]["environments"][0]["models"] = {"policy": {"server": {"engine": "simulated"}}}
+    await world.apply(environment(models={}), job)
+    await world.live()
+    assert await world.exists(MODEL_SERVER, "run-math-policy")
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+    await world.edit(ROLLOUT_JOB, "run", {"suspend": True})
+    await world.live()
+    assert (await world.get(DEPLOYMENT, "run-math-policy"))["spec"]["replicas"] == 0
+    await world.edit(ROLLOUT_JOB, "run", {"suspend": False})
+    await world.live()
+    await world.finish_job("run")
+    await world.live()
+    await world.finish_job("run-finalise", words=WORDS)
+    await world.live()
+    assert not await world.exists(MODEL_SERVER, "run-math-policy"), "a finished run holds no accelerator"
+
+
+async def test_without_a_policy_the_job_says_where_to_name_one() -> None:
+    world = await running(environment(models={}))
+    assert await run_condition(world, "Stalled") == ("True", "InvalidSpec")
+    assert "models.policy" in await world.message(ROLLOUT_JOB, "run", "Stalled")
+
+
+async def test_a_run_that_another_controller_manages_is_left_alone() -> None:
+    world = await running(managedBy="kueue.x-k8s.io/multikueue")
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"] == {"observedGeneration": -1}
+    assert not await world.exists(JOB, "run")
+
+
+async def test_a_name_that_is_somebody_elses() -> None:
+    world = World()
+    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "math-environment"}, "data": {"mine": "yes"}}
+    await world.apply(mine, environment())
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Stalled") == ("True", "NameInUse")
+    assert (await world.get(CONFIG_MAP, "math-environment"))["data"] == {"mine": "yes"}
+
+
+async def test_deleting_takes_the_children_along() -> None:
+    world = await running()
+    await world.kube.delete(ROLLOUT_JOB, NAMESPACE, "run")
+    await world.kube.delete(GYM_ENVIRONMENT, NAMESPACE, "math")
+    await world.live()
+    for kind in (DEPLOYMENT, JOB, CONFIG_MAP, MODEL_SERVER, _SERVICE, POD):
+        assert await world.kube.list(kind) == []
+
+
+async def test_progress_is_written_once_in_thirty_seconds() -> None:
+    world = World()
+    world.answers.progress = Progress(
+        rollouts={"expected": 100, "scored": 1},
+        plan_digest="abc",
+        throughput="2.0",
+        last_progress_time="2026-01-01T00:00:00Z",
+    )
+    await running(world=world)
+    await world.pass_time(30)
+    status = (await world.get(ROLLOUT_JOB, "run"))["status"]
+    assert status["rollouts"] == {"expected": 100, "scored": 1}
+    assert status["estimatedCompletionTime"] == "2026-01-01T00:00:49Z"
+    assert await run_condition(world, "PlanCommitted") == ("True", "PlanCommitted")
+    for scored in range(2, 32):
+        world.answers.progress = Progress(rollouts={"expected": 100, "scored": scored})
+        await world.edit(ROLLOUT_JOB, "run", {"concurrency": scored})  # events that have nothing to do with it
+        world.clock.at += 1
+        world.wrote.clear()
+        await world.live()
+        statuses = [w for w in world.wrote if w.verb == "apply_status" and w.key.kind == ROLLOUT_JOB]
+        assert len(statuses) <= 2, "the generation, and in the last of them the figures"
+    assert world.answers.reads == 2
+
+
+_EVENT = Kind("events.k8s.io/v1", "Event")
+_SERVICE = Kind("v1", "Service")
