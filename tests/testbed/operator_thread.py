@@ -135,3 +135,4 @@ class OperatorThread:
                 task.cancel()
             await asyncio.gather(work, *looks, return_exceptions=True)
             await stream.stop()
+        await asyncio.sleep(0.25)  # TLS connections of aiohttp outlive their session for a moment

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from testbed.k8s.process import until
-from testbed.operator_desk import DONE, ROOT, Desk, environment, rollout_job
+from testbed.operator_desk import ROOT, Desk
+from testbed.operator_manifests import DONE, environment, rollout_job
 
 
 def start(desk: Desk, **spec: Any) -> None:
