@@ -9,6 +9,7 @@ context has that namespace. ``up`` on a running cluster brings it to the state o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from testbed import kind_machine, kind_services
 from testbed.build import CannotBuild, binary, cache, exclusively, say
-from testbed.images import ROLES, ROOT, base_image, project_images, service_image
+from testbed.images import ROLES, ROOT, base_image, project_images, service_image, vllm_image
 from testbed.images_engine import Engine, engine
 from testbed.k8s.cluster import Cluster, KubectlFailed
 from testbed.kind_node import FILES, node_image
@@ -217,6 +218,12 @@ def _machine_state() -> Path:
     return cache() / "kind" / "machine.json"
 
 
+def _prepare_vllm() -> None:
+    """The tests with the real vLLM are the only ones that need it, and say themselves why they are skipped."""
+    with contextlib.suppress(CannotBuild):
+        vllm_image()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m testbed.kind", description="A kind cluster with KubeGym in it.")
     parser.add_argument("verb", choices=["up", "down", "prepare"], help="prepare: build only")
@@ -228,6 +235,7 @@ def main() -> int:
         elif chosen.verb == "prepare":
             if not os.environ.get("KUBECONFIG"):  # tests use that cluster
                 prepare()
+                _prepare_vllm()
         else:
             print(up(chosen.name).kubeconfig, flush=True)
     except (CannotBuild, KubectlFailed) as error:
