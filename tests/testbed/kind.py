@@ -166,8 +166,9 @@ def _create(used: Engine, name: str, node: str, kubeconfig: Path) -> None:
 def _load(used: Engine, name: str, references: list[str]) -> None:
     """Put images on the node that it does not have."""
     listed = used.run(used.name, "exec", f"{name}-control-plane", "ctr", "-n", "k8s.io", "images", "list", "-q")
-    there = set(listed.split())
-    missing = [reference for reference in references if not {reference, _full(reference)} & there]
+    # Docker's short names are written out there, with where they come from.
+    there = tuple(f"/{name}" for name in listed.split())
+    missing = [reference for reference in references if not any(name.endswith(f"/{reference}") for name in there)]
     if not missing:
         return
     say(f"loading {len(missing)} images")
@@ -203,11 +204,6 @@ def _clusters(used: Engine) -> list[str]:
 
 def _is_ours(node: str) -> bool:
     return node.startswith("localhost/")
-
-
-def _full(reference: str) -> str:
-    """The name under which containerd keeps an image of docker's short names."""
-    return reference if "/" in reference else f"docker.io/library/{reference}"
 
 
 def _folder(name: str) -> Path:
