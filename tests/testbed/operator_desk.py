@@ -57,11 +57,12 @@ class Desk:
 
     def until(self, kind: str, name: str, type: str, status: str, reason: str, seconds: float = 90) -> str:
         """Wait for a condition; its message."""
-        until(
-            lambda: self.condition(kind, name, type)[:2] == (status, reason),
-            f"{kind} {name}: {type} is {status}, {reason}; it is {self.condition(kind, name, type)}",
-            seconds=seconds,
-        )
+        try:
+            until(
+                lambda: self.condition(kind, name, type)[:2] == (status, reason), f"{type} is {status}", seconds=seconds
+            )
+        except TimeoutError as error:
+            raise TimeoutError(f"{kind} {name}: {error}, {reason}; its status is {self.status(kind, name)}") from None
         return self.condition(kind, name, type)[2]
 
     def workers(self, job: str = "run", count: int = 1) -> list[str]:

@@ -76,14 +76,9 @@ def test_an_edited_environment_ends_the_run_and_a_new_one_goes_on(desk: Desk) ->
     desk.edit("GymEnvironment", "math", {"agent": {"maxSteps": 3}})
     assert "math" in desk.until("RolloutJob", "run", "Failed", "True", "EnvironmentChanged")
     until(lambda: desk.job("run") is None, "the workers are stopped")
-    desk.apply(environment(), rollout_job("again"))
-    desk.cluster.kubectl(
-        "patch",
-        "gymenvironment/math",
-        "--type=json",
-        '-p=[{"op": "remove", "path": "/spec/agent/maxSteps"}]',
-        namespace=desk.namespace,
-    )
+    back = '-p=[{"op": "remove", "path": "/spec/agent/maxSteps"}]'
+    desk.cluster.kubectl("patch", "gymenvironment/math", "--type=json", back, namespace=desk.namespace)
+    desk.apply(rollout_job("again"))
     desk.until("RolloutJob", "again", "Progressing", "True", "Collecting")
 
 
