@@ -23,6 +23,8 @@ async def _pod(request: web.Request) -> web.Response:
             return web.Response(text="ok")
         case "/busy":
             return web.Response(status=503, text="the model is loading")
+        case "/endless":
+            return web.Response(text="x" * (MOST_BYTES + 1))
         case "/elsewhere":
             raise web.HTTPFound("/readyz")
         case _:
