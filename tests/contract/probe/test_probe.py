@@ -60,6 +60,7 @@ async def port() -> AsyncIterator[int]:
         ("/plain", True, ""),
         ("/busy", False, "the model is loading"),
         ("/elsewhere", False, "302"),
+        ("/endless", False, "more than"),
     ],
 )
 async def test_answers(session: aiohttp.ClientSession, port: int, path: str, ok: bool, words: str) -> None:
