@@ -187,7 +187,7 @@ class Bench:
 
         async def change(number: int) -> None:
             name, namespace = f"env-{number % (objects // 2)}", f"team-{number % (objects // 2) % NAMESPACES}"
-            patch = {"spec": {"rolloutTimeoutSeconds": 1000 + number}}
+            patch = {"spec": {"idlePolicy": {"scaleToZeroAfterSeconds": 1000 + number}}}  # concerns no child
             try:
                 changed = await self.api.patch(GYM_ENVIRONMENT, namespace, name, patch)
             except KubeError as error:

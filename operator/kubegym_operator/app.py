@@ -80,7 +80,12 @@ async def operate(settings: OperatorSettings, stop: asyncio.Event, lost: Lost = 
         configuration = await config.load(settings.kubeconfig)
         metrics = OperatorMetrics()
         api = await stack.enter_async_context(
-            KubeClient(configuration, timeout=settings.request_seconds, observe=metrics.requested)
+            KubeClient(
+                configuration,
+                agent=f"kubegym-operator ({_instance(settings)})",
+                timeout=settings.request_seconds,
+                observe=metrics.requested,
+            )
         )
         session = await stack.enter_async_context(aiohttp.ClientSession(trust_env=False))
         lease = _lease(settings, lost)
@@ -115,7 +120,6 @@ class Parts:
     ) -> None:
         namespaces = settings.watch_namespaces or None
         clock = SystemClock()
-        instance = settings.pod_name or socket.gethostname()
         self.metrics = metrics
         self.cache = Cache(INDICES)
         executor = Executor(
@@ -123,7 +127,7 @@ class Parts:
             self.cache,
             lease,
             TokenBucket(settings.writes_per_second, settings.write_burst),
-            EventRecorder(api, clock, instance),
+            EventRecorder(api, clock, _instance(settings)),
         )
         observer = Observer(self.cache, api, HttpProber(session), HttpProgressReader(session), clock)
         controller = Controller(self.cache, observer, executor, build_context(settings))
@@ -254,6 +258,11 @@ def _peer(setting: PeerSetting) -> PodPeer:
     return PodPeer(MappingProxyType(setting.pod_labels), None if spaces is None else MappingProxyType(spaces))
 
 
+def _instance(settings: OperatorSettings) -> str:
+    """What this process is called: its pod, or the machine."""
+    return settings.pod_name or socket.gethostname()
+
+
 def _lease(settings: OperatorSettings, lost: Lost) -> Lease:
     renew = settings.lease_renew_seconds
 
@@ -266,7 +275,7 @@ def _lease(settings: OperatorSettings, lost: Lost) -> Lease:
         connect,
         settings.lease_namespace or settings.pod_namespace,
         settings.lease_name,
-        f"{settings.pod_name or socket.gethostname()}_{uuid.uuid4().hex[:8]}",
+        f"{_instance(settings)}_{uuid.uuid4().hex[:8]}",
         lost,
         LeaseTimes(settings.lease_retry_seconds, 0.8 * renew, renew, settings.lease_duration_seconds),
     )

@@ -14,7 +14,6 @@ import pytest
 
 from testbed import kind, kind_machine
 from testbed.build import CannotBuild
-from testbed.k8s.cluster import KubectlFailed
 from testbed.kind import KindCluster
 from testbed.required import unavailable
 
@@ -28,12 +27,13 @@ def cluster() -> Iterator[KindCluster]:
     if given:
         yield kind.given(Path(given))
         return
+    try:
+        kind.prepare()
+    except CannotBuild as error:
+        unavailable(f"no kind cluster: {error}")
     before = kind_machine.traces()
     try:
-        try:
-            yield kind.up(NAME)
-        except (CannotBuild, KubectlFailed) as error:
-            unavailable(f"no kind cluster: {error}")
+        yield kind.up(NAME)
     finally:
         kind.down(NAME)
     assert kind_machine.traces() == before, "the cluster has left something on the machine"

@@ -9,6 +9,7 @@ context has that namespace. ``up`` on a running cluster brings it to the state o
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shutil
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from testbed import kind_machine, kind_services
 from testbed.build import CannotBuild, binary, cache, exclusively, say
-from testbed.images import ROLES, ROOT, base_image, project_images, service_image
+from testbed.images import ROLES, ROOT, base_image, project_images, service_image, vllm_image
 from testbed.images_engine import Engine, engine
 from testbed.k8s.cluster import Cluster, KubectlFailed
 from testbed.kind_node import FILES, node_image
@@ -165,8 +166,9 @@ def _create(used: Engine, name: str, node: str, kubeconfig: Path) -> None:
 def _load(used: Engine, name: str, references: list[str]) -> None:
     """Put images on the node that it does not have."""
     listed = used.run(used.name, "exec", f"{name}-control-plane", "ctr", "-n", "k8s.io", "images", "list", "-q")
-    there = set(listed.split())
-    missing = [reference for reference in references if not {reference, _full(reference)} & there]
+    # Docker's short names are written out there, with where they come from.
+    there = tuple(f"/{name}" for name in listed.split())
+    missing = [reference for reference in references if not any(name.endswith(f"/{reference}") for name in there)]
     if not missing:
         return
     say(f"loading {len(missing)} images")
@@ -204,17 +206,18 @@ def _is_ours(node: str) -> bool:
     return node.startswith("localhost/")
 
 
-def _full(reference: str) -> str:
-    """The name under which containerd keeps an image of docker's short names."""
-    return reference if "/" in reference else f"docker.io/library/{reference}"
-
-
 def _folder(name: str) -> Path:
     return cache() / "kind" / name
 
 
 def _machine_state() -> Path:
     return cache() / "kind" / "machine.json"
+
+
+def _prepare_vllm() -> None:
+    """The tests with the real vLLM are the only ones that need it, and say themselves why they are skipped."""
+    with contextlib.suppress(CannotBuild):
+        vllm_image()
 
 
 def main() -> int:
@@ -228,6 +231,7 @@ def main() -> int:
         elif chosen.verb == "prepare":
             if not os.environ.get("KUBECONFIG"):  # tests use that cluster
                 prepare()
+                _prepare_vllm()
         else:
             print(up(chosen.name).kubeconfig, flush=True)
     except (CannotBuild, KubectlFailed) as error:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from testbed.k8s.api import Object, Refused
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
+from testbed.operator_manifests import API
 from testbed.operator_thread import OperatorThread
 
-API = "kubegym.dev/v1alpha1"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -58,11 +57,12 @@ class Desk:
 
     def until(self, kind: str, name: str, type: str, status: str, reason: str, seconds: float = 90) -> str:
         """Wait for a condition; its message."""
-        until(
-            lambda: self.condition(kind, name, type)[:2] == (status, reason),
-            f"{kind} {name}: {type} is {status}, {reason}; it is {self.condition(kind, name, type)}",
-            seconds=seconds,
-        )
+        try:
+            until(
+                lambda: self.condition(kind, name, type)[:2] == (status, reason), f"{type} is {status}", seconds=seconds
+            )
+        except TimeoutError as error:
+            raise TimeoutError(f"{kind} {name}: {error}, {reason}; its status is {self.status(kind, name)}") from None
         return self.condition(kind, name, type)[2]
 
     def workers(self, job: str = "run", count: int = 1) -> list[str]:
@@ -100,26 +100,3 @@ def install(cluster: Cluster) -> None:
         return True
 
     until(served, "our kinds are served")
-
-
-def environment(name: str = "math", **spec: Any) -> Object:
-    """An environment with pods of its own and a model."""
-    defaults: Object = {"models": {"policy": {"server": {"engine": "embedded"}}}}
-    return {"apiVersion": API, "kind": "GymEnvironment", "metadata": {"name": name}, "spec": defaults | spec}
-
-
-def rollout_job(name: str = "run", environments: tuple[str, ...] = ("math",), **spec: Any) -> Object:
-    """A run over some environments."""
-    entries = [{"name": e, "environmentRef": {"name": e}, "dataset": {"bundled": {}}} for e in environments]
-    defaults: Object = {"environments": entries, "output": {"uri": "s3://kubegym/runs/math/"}}
-    return {"apiVersion": API, "kind": "RolloutJob", "metadata": {"name": name}, "spec": defaults | spec}
-
-
-DONE: Object = {
-    "manifestUri": "s3://kubegym/runs/math/manifest.json",
-    "planDigest": "abc",
-    "complete": True,
-    "rollouts": {"expected": 16, "scored": 15, "unscored": 1, "failed": 0},
-    "rewardMean": "0.5",
-    "tokens": {"input": 5, "output": 7},
-}

@@ -27,6 +27,9 @@ class OperatorProcess:
         folder: for its log.
         environment: further environment variables, by their whole names.
         settings: of ``OperatorSettings``, by name; what is no text goes as JSON.
+
+    Attributes:
+        name: of its pod, if it had one.
     """
 
     def __init__(
@@ -36,8 +39,9 @@ class OperatorProcess:
         words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in told.items()}
         variables = [f"KUBEGYM_OPERATOR_{name.upper()}={value}" for name, value in words.items()]
         variables += [f"{name}={value}" for name, value in (environment or {}).items()]
-        command = ["/usr/bin/env", *variables, sys.executable, "-m", "kubegym_operator"]
-        self._program = Program(f"operator-{next(_numbers)}", command, folder)
+        self.name = f"operator-{next(_numbers)}"
+        command = ["/usr/bin/env", f"POD_NAME={self.name}", *variables, sys.executable, "-m", "kubegym_operator"]
+        self._program = Program(self.name, command, folder)
         self._read = 0
 
     def start(self) -> OperatorProcess:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +81,9 @@ class OperatorThread:
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(60)
             assert not self._thread.is_alive(), "the operator does not end"
+            with warnings.catch_warnings():  # kopf leaves its connections to the garbage collector
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
         self._loop = self._stop = self._thread = None
 
     def look(self, shift: float = 0.0) -> None:

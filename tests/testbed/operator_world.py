@@ -17,7 +17,7 @@ from kubegym_operator.kube.events import EventRecorder
 from kubegym_operator.kube.kinds import KindInfo
 from kubegym_operator.kube.memory import MemoryKube, Write
 from kubegym_operator.kube.protocol import Kind, Object, key_of
-from kubegym_operator.plan.objects import conditions_of, deleting, labels_of, spec_of, status_of
+from kubegym_operator.plan.objects import conditions_of, labels_of, spec_of, status_of
 from kubegym_operator.plan.snapshot import Answer, Progress, Question
 from kubegym_operator.plan.times import rfc3339
 from kubegym_operator.reconcile.cache import Cache
@@ -28,6 +28,7 @@ from kubegym_operator.reconcile.limiter import TokenBucket
 from kubegym_operator.reconcile.observe import Observer
 from kubegym_operator.reconcile.references import INDICES, dependants
 from kubegym_operator.reconcile.watched import GYM_ENVIRONMENT, MODEL_SERVER, ROLLOUT_JOB, WATCHED
+from testbed.operator_manifests import environment, rollout_job
 
 NAMESPACE = "team"
 START = 1_767_225_600.0  # when the twin says that everything was created
@@ -36,6 +37,8 @@ LEADER_WORKER_SET = Kind("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet")
 JOB = Kind("batch/v1", "Job")
 POD = Kind("v1", "Pod")
 CONFIG_MAP = Kind("v1", "ConfigMap")
+EVENT = Kind("events.k8s.io/v1", "Event")
+SERVICE = Kind("v1", "Service")
 QUEUE = Kind("kueue.x-k8s.io/v1beta1", "LocalQueue")
 
 _REPLICAS = ("spec", "replicas")
@@ -348,4 +351,14 @@ def with_revision(context: BuildContext, revision: str) -> BuildContext:
     return replace(context, render_revision=revision)
 
 
-__all__ = ["Answers", "ManualClock", "World", "deleting", "running_pod", "with_revision"]
+async def running(*objects: Object, world: World | None = None, **spec: Any) -> World:
+    """A world in which the run ``run`` collects."""
+    world = world or World()
+    await world.apply(*(objects or (environment(),)), rollout_job(**spec))
+    await world.live()
+    return world
+
+
+async def run_condition(world: World, type: str) -> tuple[str, str]:
+    """Status and reason of a condition of the run ``run``."""
+    return await world.condition(ROLLOUT_JOB, "run", type)

@@ -48,6 +48,7 @@ class KubeClient:
     Args:
         configuration: from ``kube.config.load``.
         manager: field manager of creates and patches.
+        agent: the ``User-Agent``, by which an audit log tells clients apart.
         timeout: seconds that a request may take.
         page: objects of a list that are asked for at a time.
         observe: told of every request.
@@ -58,12 +59,13 @@ class KubeClient:
         configuration: Configuration,
         *,
         manager: str = "kubegym",
+        agent: str = "kubegym-operator",
         timeout: float = 30.0,
         page: int = PAGE,
         observe: Observe = lambda verb, kind, code: None,
     ) -> None:
         self._client = ApiClient(configuration)
-        self._client.user_agent = "kubegym-operator"
+        self._client.user_agent = agent
         self._manager = manager
         self._timeout = timeout
         self._page = page

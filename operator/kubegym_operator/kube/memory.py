@@ -9,12 +9,13 @@ that mean one version. A write that changes nothing makes no new version. It run
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import orjson
 
 from kubegym_operator.kube import fields
 from kubegym_operator.kube.errors import (
@@ -31,6 +32,7 @@ from kubegym_operator.kube.protocol import Kind, KindLike, Labels, Object, Objec
 from kubegym_operator.kube.selectors import matches
 
 EventType = Literal["ADDED", "MODIFIED", "DELETED"]
+T = TypeVar("T")
 Watcher = Callable[[EventType, Object], None]
 
 _IDENTITY = {("apiVersion",), ("kind",), ("metadata", "name"), ("metadata", "namespace")}
@@ -129,13 +131,13 @@ class MemoryKube:
         key = ObjectKey(Kind(*kind), namespace or "", name)
         async with _Request(self, "get", key):
             stored = self._objects.get(key)
-            return None if stored is None else copy.deepcopy(stored.obj)
+            return None if stored is None else _copied(stored.obj)
 
     async def list(self, kind: KindLike, namespace: str | None = None, *, labels: Labels | None = None) -> list[Object]:
         """See KubeApi."""
         async with _Request(self, "list", ObjectKey(Kind(*kind), namespace or "", "")):
             return [
-                copy.deepcopy(stored.obj)
+                _copied(stored.obj)
                 for key, stored in sorted(self._objects.items())
                 if key.kind == kind
                 and namespace in (None, key.namespace)
@@ -195,7 +197,7 @@ class MemoryKube:
             path = self._kinds[key.kind].replicas
             if path is None:
                 raise NotFound(f"{key.kind.kind} has no scale", status=404)
-            changed = copy.deepcopy(stored.obj)
+            changed = _copied(stored.obj)
             fields.set_at(changed, path, replicas)
             self._update(stored, changed, manager="scale")
 
@@ -207,7 +209,7 @@ class MemoryKube:
             if stored is None or uid not in (None, stored.obj["metadata"]["uid"]):
                 return False
             if stored.obj["metadata"].get("finalizers"):
-                changed = copy.deepcopy(stored.obj)
+                changed = _copied(stored.obj)
                 changed["metadata"].setdefault("deletionTimestamp", _CREATED)
                 self._update(stored, changed, manager="delete")
             else:
@@ -238,7 +240,7 @@ class MemoryKube:
         key, info = key_of(obj), self._kinds[Kind(obj["apiVersion"], obj["kind"])]
         if info.namespaced and not key.namespace:
             raise Invalid(f"{key}: an empty namespace may not be set", status=400)
-        new = copy.deepcopy(obj)
+        new = _copied(obj)
         if info.status:
             new.pop("status", None)
             if info.initial_status is not None:
@@ -255,20 +257,20 @@ class MemoryKube:
             self._objects[key] = stored
             self._tell("ADDED", stored.obj)
             self._collect(stored.obj)
-        return copy.deepcopy(stored.obj)
+        return _copied(stored.obj)
 
     def _apply(self, stored: _Stored, obj: Object, manager: str, *, subresource: str, dry_run: bool = False) -> Object:
         owner = f"{manager} Apply {subresource}".rstrip()
         part = {"status": obj["status"]} if subresource else self._without_status(obj)
         wanted = {path: value for path, value in fields.leaves(part, stored.obj["kind"]) if self._may_own(path)}
-        changed = copy.deepcopy(stored.obj)
+        changed = _copied(stored.obj)
         owners = {name: set(owned) for name, owned in stored.owners.items()}
         for path in owners.get(owner, set()) - set(wanted):
             if not any(path in owned for name, owned in owners.items() if name != owner):
                 fields.remove_at(changed, path)
         for path, value in wanted.items():
             if fields.get_at(changed, path) != value:
-                fields.set_at(changed, path, copy.deepcopy(value))
+                fields.set_at(changed, path, _copied(value))
                 for owned in owners.values():
                     owned.discard(path)
         owners[owner] = set(wanted)
@@ -279,7 +281,7 @@ class MemoryKube:
 
     def _update(self, stored: _Stored, changed: Object, *, manager: str) -> Object:
         """Store a change made otherwise than by apply; whoever changes a field owns it."""
-        changed = copy.deepcopy(changed)
+        changed = _copied(changed)
         kind = stored.obj["kind"]
         before, after = dict(fields.leaves(stored.obj, kind)), dict(fields.leaves(changed, kind))
         touched = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
@@ -297,7 +299,7 @@ class MemoryKube:
             metadata[name] = stored.obj["metadata"][name]
         metadata["managedFields"] = _managed(stored.owners)
         if changed == stored.obj:
-            return copy.deepcopy(stored.obj)
+            return _copied(stored.obj)
         if self._contents(changed) != self._contents(stored.obj):
             metadata["generation"] += 1
         self._version += 1
@@ -307,7 +309,7 @@ class MemoryKube:
             self._remove(key_of(changed))
         else:
             self._tell("MODIFIED", changed)
-        return copy.deepcopy(changed)
+        return _copied(changed)
 
     def _remove(self, key: ObjectKey) -> None:
         """Remove an object, and what nobody owns after that."""
@@ -330,12 +332,12 @@ class MemoryKube:
 
     def _tell(self, event: EventType, obj: Object) -> None:
         for watcher in list(self._watchers):
-            watcher(event, copy.deepcopy(obj))
+            watcher(event, _copied(obj))
 
     def _defaulted(self, obj: Object) -> Object:
         for path, value in self._kinds[Kind(obj["apiVersion"], obj["kind"])].defaults.items():
             if fields.get_at(obj, path) is None:
-                fields.set_at(obj, path, copy.deepcopy(value))
+                fields.set_at(obj, path, _copied(value))
         return obj
 
     def _fields(self, obj: Object) -> set[fields.Path]:
@@ -369,6 +371,12 @@ def _managed(owners: dict[str, set[fields.Path]]) -> list[Object]:
             entry = {"manager": manager, "operation": operation, "fieldsType": "FieldsV1", "fieldsV1": tree}
             entries.append({**entry, **({"subresource": subresource[0]} if subresource else {})})
     return entries
+
+
+def _copied(value: T) -> T:
+    """A copy of JSON data, as it would come over a wire; several times as fast as ``copy.deepcopy``."""
+    copied: T = orjson.loads(orjson.dumps(value, default=dict))
+    return copied
 
 
 class _Request:

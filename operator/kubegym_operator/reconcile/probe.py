@@ -58,7 +58,7 @@ class HttpProber:
             url = f"http://{_host(address)}:{question.port}{question.path}"
             try:
                 status, body = await _fetch(self._session, url, PROBE_SECONDS)
-            except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
                 answer = Answer(False, f"GET {url}: {str(error) or type(error).__name__}")
                 continue
             if status == 200:

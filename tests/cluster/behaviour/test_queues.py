@@ -5,7 +5,8 @@ from __future__ import annotations
 from testbed.k8s.api import Object
 from testbed.k8s.kueue import queue
 from testbed.k8s.process import until
-from testbed.operator_desk import DONE, Desk, environment, rollout_job
+from testbed.operator_desk import Desk
+from testbed.operator_manifests import DONE, environment, rollout_job
 
 WORKER: Object = {"compute": {"requests": {"cpu": "1", "memory": "64Mi"}}}
 

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from testbed.k8s.process import until
-from testbed.operator_desk import DONE, ROOT, Desk, environment, rollout_job
+from testbed.operator_desk import ROOT, Desk
+from testbed.operator_manifests import DONE, environment, rollout_job
 
 
 def start(desk: Desk, **spec: Any) -> None:
@@ -75,14 +76,9 @@ def test_an_edited_environment_ends_the_run_and_a_new_one_goes_on(desk: Desk) ->
     desk.edit("GymEnvironment", "math", {"agent": {"maxSteps": 3}})
     assert "math" in desk.until("RolloutJob", "run", "Failed", "True", "EnvironmentChanged")
     until(lambda: desk.job("run") is None, "the workers are stopped")
-    desk.apply(environment(), rollout_job("again"))
-    desk.cluster.kubectl(
-        "patch",
-        "gymenvironment/math",
-        "--type=json",
-        '-p=[{"op": "remove", "path": "/spec/agent/maxSteps"}]',
-        namespace=desk.namespace,
-    )
+    back = '-p=[{"op": "remove", "path": "/spec/agent/maxSteps"}]'
+    desk.cluster.kubectl("patch", "gymenvironment/math", "--type=json", back, namespace=desk.namespace)
+    desk.apply(rollout_job("again"))
     desk.until("RolloutJob", "again", "Progressing", "True", "Collecting")
 
 

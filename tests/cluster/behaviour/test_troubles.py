@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from testbed.k8s.api import Object
 from testbed.k8s.process import until
-from testbed.operator_desk import Desk, environment, rollout_job
+from testbed.operator_desk import Desk
+from testbed.operator_manifests import environment, rollout_job
 
 GPU_SERVER: Object = {
     "engine": "vllm",

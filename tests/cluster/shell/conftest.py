@@ -102,11 +102,13 @@ class Space:
         current = bool(metadata) and status.get("observedGeneration") == metadata["generation"]
         return current and self.condition(name, "Suspended").get("status") == "True"
 
-    def writes(self) -> list[str]:
-        """What operators wrote into this namespace so far, without leases."""
+    def writes(self, by: OperatorProcess | None = None) -> list[str]:
+        """What operators, or one of them, wrote into this namespace so far, without leases."""
         return [
             f"{event['verb']} {event['objectRef']['resource']}/{event['objectRef'].get('name', '')}"
-            for event in self.cluster.plane.writes("kubegym-operator")
+            for event in self.cluster.plane.writes(
+                f"kubegym-operator ({by.name})" if by is not None else "kubegym-operator"
+            )
             if event.get("objectRef", {}).get("namespace") == self.name
             and event["objectRef"]["resource"] not in ("leases", "events")
         ]

@@ -29,6 +29,7 @@ def test_of_two_operators_one_works_and_the_other_takes_over(operator: StartOper
     assert second.metric("kubegym_leader") == 0
     assert second.metric("kubegym_reconcile_total") == 0
     before = space.await_quiet(first)
+    assert space.writes(first) == before
     first.kill()
     second.await_leading()
     assert space.await_quiet(second) == before
@@ -39,19 +40,20 @@ def test_of_two_operators_one_works_and_the_other_takes_over(operator: StartOper
 def test_a_leader_that_hung_writes_nothing_when_it_wakes(operator: StartOperator, space: Space) -> None:
     first = operator(**SHORT)
     second = operator(wait=False, lease_retry_seconds=0.5)
+    space.environment("one")
+    space.await_suspended("one")
+    space.await_quiet(first)
     first.pause()
-    space.environment("one")
+    before = space.writes(first)
+    assert before
+    space.environment("two")
     second.await_leading()
-    space.await_suspended("one")
-    before = space.await_quiet(second)
-    space.environment("one", suspend=False)
-    space.environment("one")
-    space.await_suspended("one")
-    after = space.await_quiet(second)
-    assert after[: len(before)] == before
+    space.await_suspended("two")
+    space.environment("one", rolloutTimeoutSeconds=77)  # the old leader's watch brings this when it wakes
     first.resume()
     until(lambda: not first.running, "the old leader ends")
-    assert space.await_quiet(second) == after
+    space.await_quiet(second)
+    assert space.writes(first) == before
     assert "the process ends" in first.log
 
 
