@@ -136,27 +136,28 @@ async def test_a_model_that_is_only_had_in_process_is_refused() -> None:
 
 
 async def test_the_servers_end_with_the_run() -> None:
-    started: list[int] = []
+    before = children_of(os.getpid())
+    started: set[int] = set()
 
     @contextlib.asynccontextmanager
     async def running() -> AsyncIterator[None]:
         async with split_servers(resolve([ARITHMETIC], FLAGS)):
-            started.extend(children_of(os.getpid()))
+            started.update(children_of(os.getpid()) - before)
             yield
 
     async with running():
         assert len(started) >= 3
     await asyncio.sleep(0)
-    assert not set(started) & set(children_of(os.getpid()))
+    assert not started & children_of(os.getpid())
 
 
-def children_of(pid: int) -> list[int]:
+def children_of(pid: int) -> set[int]:
     """Process ids of the children that serve."""
-    found = []
+    found = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 if int(fields[1]) == pid and b"serve" in (entry / "cmdline").read_bytes():
-                    found.append(int(entry.name))
+                    found.add(int(entry.name))
     return found

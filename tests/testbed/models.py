@@ -51,10 +51,10 @@ async def model_behind(script: Callable[[Peer], Awaitable[None]], **options: Any
 
 @asynccontextmanager
 async def calling(upstreams: list[Any], **options: Any) -> AsyncIterator[Caller]:
-    """A model server over these upstreams, and who talks to it."""
+    """A model server over these upstreams, which hear of no call but the test's, and who talks to it."""
     http = HttpClient()
     try:
-        async with serving(ModelServer(upstreams, model="policy", **options)) as url:
+        async with serving(ModelServer(upstreams, model="policy", probe=False, **options)) as url:
             yield Caller(http, url)
             await http.close()
     finally:

@@ -60,6 +60,7 @@ class ModelServer(App):
         token_ids: ask URLs for token ids and log-probs (contract 2.7).
         reasoning: how reasoning in the history goes to URLs.
         request_timeout: seconds for a call; callers may ask for less by ``x-kubegym-deadline``.
+        probe: whether ``/readyz`` waits until an upstream has told its models; without, calls alone find out.
         rng: for pauses between tries.
 
     Raises:
@@ -77,6 +78,7 @@ class ModelServer(App):
         token_ids: bool = False,
         reasoning: ReasoningStyle = "fields",
         request_timeout: float = 3600.0,
+        probe: bool = True,
         rng: random.Random | None = None,
     ) -> None:
         options: dict[str, Any] = {"sampling": sampling, "token_ids": token_ids, "reasoning": reasoning}
@@ -85,7 +87,7 @@ class ModelServer(App):
             for one in upstreams
         ]
         self._upstreams = Upstreams(clients, rng=rng)
-        self._readiness = Readiness(clients)
+        self._readiness = Readiness(clients if probe else ())
         beside = [one for one in upstreams if isinstance(one, str) and only_here(one)]
         self._engine = EngineMetrics(beside[0]) if len(beside) == len(upstreams) == 1 else None
         self._request_timeout = request_timeout
