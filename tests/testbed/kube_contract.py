@@ -161,8 +161,16 @@ class KubeContract:
 
     async def test_replicas_that_another_manager_claims_stay(self, api: KubeApi, space: str) -> None:
         made = await api.apply(deployment(space, replicas=4), manager="kubegym")
-        version = {"resourceVersion": made["metadata"]["resourceVersion"]}
-        made = await api.apply(named(DEPLOYMENT, space, metadata=version, spec={"replicas": 4}), manager="second")
+        while True:
+            version = {"resourceVersion": made["metadata"]["resourceVersion"]}
+            claim = named(DEPLOYMENT, space, metadata=version, spec={"replicas": 4})
+            try:
+                made = await api.apply(claim, manager="second")
+                break
+            except Conflict:  # the Deployment controller was faster
+                found = await api.get(DEPLOYMENT, space, "one")
+                assert found is not None
+                made = found
         assert SOLE_REPLICAS not in trimmed(made)["metadata"]
         made = await api.apply(deployment(space), manager="kubegym")
         assert made["spec"]["replicas"] == 4

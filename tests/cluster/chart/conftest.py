@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -26,12 +28,12 @@ def helm(tmp_path_factory: pytest.TempPathFactory) -> Helm:
         unavailable(str(error))
 
 
-@pytest.fixture(scope="session")
-def chart_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@contextmanager
+def new_cluster(scratch: Path) -> Iterator[Cluster]:
     """A cluster with the Prometheus operator's kinds, the release's namespace (restricted pods only) and two teams'."""
     try:
         with control_plane() as plane:
-            found = Cluster(plane.kubeconfig, tmp_path_factory.mktemp("cluster"), plane)
+            found = Cluster(plane.kubeconfig, scratch, plane)
             found.apply(prometheus_operator_crds())
             await_definitions(found, "monitoring.coreos.com")
             restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -47,17 +49,21 @@ def chart_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
         unavailable(str(error))
 
 
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster for tests that install no release."""
+    with new_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
 @pytest.fixture
-def installer(chart_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helm]:
-    """Helm in ``chart_cluster``; afterwards no release and none of our CRDs are left."""
-    helm = Helm(tmp_path_factory.mktemp("helm"), chart_cluster.kubeconfig)
-    yield helm
-    for release in helm.run("list", "--short", f"--namespace={NAMESPACE}").split():
-        helm.run("uninstall", release, f"--namespace={NAMESPACE}", "--wait")
-    ours = [
-        found["metadata"]["name"]
-        for found in chart_cluster.api.list("apiextensions.k8s.io/v1", "CustomResourceDefinition")
-        if found["spec"]["group"] == "kubegym.dev"
-    ]
-    if ours:
-        chart_cluster.kubectl("delete", "crd", *ours, "--wait", "--timeout=60s")
+def chart_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster of the test's own: an API server may take minutes to let go of a kind that it had twice."""
+    with new_cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def installer(chart_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm in ``chart_cluster``."""
+    return Helm(tmp_path_factory.mktemp("helm"), chart_cluster.kubeconfig)

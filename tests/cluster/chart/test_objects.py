@@ -18,12 +18,12 @@ MONITORING = "monitoring.coreos.com/v1"
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_the_api_server_takes_every_object(helm: Helm, chart_cluster: Cluster, path: Path) -> None:
+def test_the_api_server_takes_every_object(helm: Helm, shared_cluster: Cluster, path: Path) -> None:
     case: Object = yaml.safe_load(path.read_text())
     rendered = helm.render(case.get("values"), served=[MONITORING])
     objects = [obj for found in rendered.values() for obj in found]
     text = yaml.safe_dump_all(objects)
-    said = chart_cluster.kubectl(
+    said = shared_cluster.kubectl(
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text
     )
     assert said.count("(server dry run)") == len(objects)
@@ -113,32 +113,34 @@ REFUSED = {
 }
 
 
-def test_rights_in_the_whole_cluster(helm: Helm, chart_cluster: Cluster) -> None:
-    user = rendered_rights(helm, chart_cluster, {"fullnameOverride": "wide"})
+def test_rights_in_the_whole_cluster(helm: Helm, shared_cluster: Cluster) -> None:
+    user = rendered_rights(helm, shared_cluster, {"fullnameOverride": "wide"})
     wanted = {*NEEDED, ("list", "core/namespaces")}
-    assert {right for right in wanted if not may(chart_cluster, user, *right, namespace=None)} == set()
-    assert {right for right in REFUSED if may(chart_cluster, user, *right, namespace="team-a")} == set()
+    assert {right for right in wanted if not may(shared_cluster, user, *right, namespace=None)} == set()
+    assert {right for right in REFUSED if may(shared_cluster, user, *right, namespace="team-a")} == set()
 
 
-def test_rights_in_two_namespaces(helm: Helm, chart_cluster: Cluster) -> None:
-    user = rendered_rights(helm, chart_cluster, {"fullnameOverride": "narrow", "watchNamespaces": ["team-a", "team-b"]})
+def test_rights_in_two_namespaces(helm: Helm, shared_cluster: Cluster) -> None:
+    user = rendered_rights(
+        helm, shared_cluster, {"fullnameOverride": "narrow", "watchNamespaces": ["team-a", "team-b"]}
+    )
     for namespace in ("team-a", "team-b"):
-        assert {right for right in NEEDED if not may(chart_cluster, user, *right, namespace=namespace)} == set()
-        assert {right for right in REFUSED if may(chart_cluster, user, *right, namespace=namespace)} == set()
-        assert may(chart_cluster, user, "get", "core/namespaces", namespace, namespace)
+        assert {right for right in NEEDED if not may(shared_cluster, user, *right, namespace=namespace)} == set()
+        assert {right for right in REFUSED if may(shared_cluster, user, *right, namespace=namespace)} == set()
+        assert may(shared_cluster, user, "get", "core/namespaces", namespace, namespace)
     for elsewhere in (NAMESPACE, "default", None):
-        assert {right for right in NEEDED if may(chart_cluster, user, *right, namespace=elsewhere)} == set()
+        assert {right for right in NEEDED if may(shared_cluster, user, *right, namespace=elsewhere)} == set()
 
 
-def test_whatever_is_built_may_be_created(helm: Helm, chart_cluster: Cluster) -> None:
-    user = rendered_rights(helm, chart_cluster, {"fullnameOverride": "builder"})
+def test_whatever_is_built_may_be_created(helm: Helm, shared_cluster: Cluster) -> None:
+    user = rendered_rights(helm, shared_cluster, {"fullnameOverride": "builder"})
     built: set[str] = set()
     for path in (ROOT / "tests" / "golden" / "build").rglob("expected/*.yaml"):
         for obj in yaml.safe_load_all(path.read_text()):
             group = obj["apiVersion"].rpartition("/")[0] or "core"
             built.add(f"{group}/{obj['kind'].lower().removesuffix('y')}{'ies' if obj['kind'].endswith('y') else 's'}")
     assert built >= {"apps/deployments", "batch/jobs", "networking.k8s.io/networkpolicies"}
-    assert {plural for plural in built if not may(chart_cluster, user, "create", plural, "team-a")} == set()
+    assert {plural for plural in built if not may(shared_cluster, user, "create", plural, "team-a")} == set()
 
 
 def test_pods_are_scraped_by_what_they_are_labelled_with(helm: Helm) -> None:
@@ -171,27 +173,25 @@ def test_pods_are_scraped_by_what_they_are_labelled_with(helm: Helm) -> None:
         assert ports == [endpoint["port"]], pod["metadata"]["labels"]
 
 
-def test_the_lease_is_its_own_only(helm: Helm, chart_cluster: Cluster) -> None:
-    user = rendered_rights(helm, chart_cluster, {"fullnameOverride": "leased", "watchNamespaces": ["team-a"]})
+def test_the_lease_is_its_own_only(helm: Helm, shared_cluster: Cluster) -> None:
+    user = rendered_rights(helm, shared_cluster, {"fullnameOverride": "leased", "watchNamespaces": ["team-a"]})
     leases = "coordination.k8s.io/leases"
-    assert may(chart_cluster, user, "create", leases, NAMESPACE)
+    assert may(shared_cluster, user, "create", leases, NAMESPACE)
     for verb in ("get", "patch"):
-        assert may(chart_cluster, user, verb, leases, NAMESPACE, "leased-operator")
-        assert not may(chart_cluster, user, verb, leases, NAMESPACE, "another")
-        assert not may(chart_cluster, user, verb, leases, "team-a", "leased-operator")
+        assert may(shared_cluster, user, verb, leases, NAMESPACE, "leased-operator")
+        assert not may(shared_cluster, user, verb, leases, NAMESPACE, "another")
+        assert not may(shared_cluster, user, verb, leases, "team-a", "leased-operator")
 
 
-def test_who_views_or_edits_a_namespace_does_so_with_runs(helm: Helm, chart_cluster: Cluster) -> None:
-    chart_cluster.apply(helm.render({"fullnameOverride": "roles"})["templates/roles.yaml"])
-    for role in ("view", "edit"):
-        chart_cluster.kubectl(
-            "create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}er", "-n", "team-a"
-        )
+def test_who_views_or_edits_a_namespace_does_so_with_runs(helm: Helm, shared_cluster: Cluster) -> None:
+    shared_cluster.apply(helm.render({"fullnameOverride": "roles"})["templates/roles.yaml"])
+    for role, user in (("view", "viewer"), ("edit", "editor")):
+        shared_cluster.kubectl("create", "rolebinding", role, f"--clusterrole={role}", f"--user={user}", "-n", "team-a")
     jobs = "kubegym.dev/rolloutjobs"
 
     def rights(user: str) -> set[str]:
         verbs = ("get", "list", "watch", "create", "update", "patch", "delete")
-        return {verb for verb in verbs if may(chart_cluster, user, verb, jobs, "team-a")}
+        return {verb for verb in verbs if may(shared_cluster, user, verb, jobs, "team-a")}
 
     def aggregated() -> bool:
         return rights("viewer") >= {"get"} and rights("editor") >= {"delete"}
@@ -199,6 +199,6 @@ def test_who_views_or_edits_a_namespace_does_so_with_runs(helm: Helm, chart_clus
     until(aggregated, "the cluster's roles have ours")
     assert rights("viewer") == {"get", "list", "watch"}
     assert rights("editor") == {"get", "list", "watch", "create", "update", "patch", "delete"}
-    assert not may(chart_cluster, "viewer", "patch", f"{jobs}/scale", "team-a")
-    assert may(chart_cluster, "editor", "patch", f"{jobs}/scale", "team-a")
-    assert not may(chart_cluster, "editor", "patch", f"{jobs}/status", "team-a")
+    assert not may(shared_cluster, "viewer", "patch", f"{jobs}/scale", "team-a")
+    assert may(shared_cluster, "editor", "patch", f"{jobs}/scale", "team-a")
+    assert not may(shared_cluster, "editor", "patch", f"{jobs}/status", "team-a")
