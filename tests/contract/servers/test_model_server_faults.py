@@ -425,7 +425,7 @@ async def test_shutting_down_answers_what_is_in_flight() -> None:
 
     http = HttpClient()
     async with raw_server(script) as upstream:
-        server = ModelServer([f"{upstream}/v1"], model="policy")
+        server = ModelServer([f"{upstream}/v1"], model="policy", probe=False)
         async with serving(server) as url:
             call = asyncio.ensure_future(
                 http.request(b"POST", Url(url + "/v1/responses"), b"", b'{"input": "q"}', 30.0)
