@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kubegym.storage.clients import Connection
 from kubegym.storage.errors import Conflict, ObjectNotFound, forked
 from kubegym.storage.keys import check_key, check_prefix
+from kubegym.storage.leave import wait_at_exit
 from kubegym.storage.options import StoreOptions
 from kubegym.storage.protocol import ObjectWriter, Stored
 from kubegym.storage.remote_errors import http_status, remote_error
@@ -71,6 +72,7 @@ class RemoteStore:
         here = os.getpid()
         if _process is None:
             _process = here
+            wait_at_exit()
         elif _process != here:
             raise forked(self.url)
         return self._connection.client
