@@ -232,12 +232,12 @@ async def test_memory_holds_what_is_in_flight_not_what_was() -> None:
     others = in_memory()  # those of earlier tests, held so that they stay as many
 
     async def tasks() -> Any:
-        for n in range(600):
+        for n in range(300):
             yield TaskRow("e", {"number": n}, f"t{n}")
 
     async def take(group: Group) -> None:
         assert len(group.rollouts) == 4
-        if group.task_index % 100 == 50:
+        if group.task_index % 50 == 25:
             live.append(len(in_memory()) - len(others))
 
     pool = StreamPool(access(store), tasks(), run_id="r" * 32, rollouts_per_task=4, environment="e")
