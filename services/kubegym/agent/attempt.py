@@ -213,6 +213,7 @@ class _Run:
             },
             turns=[{"policy_version": version, "reward": None} for version in transcript.policy_versions],
             seed=self.settings.seed,
+            tokens=transcript.samples,
         )
 
 

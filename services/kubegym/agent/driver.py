@@ -28,6 +28,7 @@ from kubegym.core.ids import derive_seed
 from kubegym.core.messages import Done, Item, ToolCall, Turn, is_assistant_message, item_text, tool_output
 from kubegym.core.outcomes import StopReason
 from kubegym.core.protocols import CallContext, ModelClient, ModelReply, Session
+from kubegym.core.tokens import TokenRecord
 from kubegym.core.usage import add_response_usage, count_call
 
 _INCOMPLETE: dict[str, StopReason] = {"max_output_tokens": "max_output_tokens", "content_filter": "content_filter"}
@@ -61,6 +62,7 @@ class Transcript:
         model_seconds: time in model calls, queues left out.
         queue_seconds: time in queues and back-off.
         tool_seconds: time in tools and ``respond``.
+        samples: the calls' token ids, where the model client tells them.
     """
 
     input: list[Item]
@@ -72,6 +74,7 @@ class Transcript:
     model_seconds: float = 0.0
     queue_seconds: float = 0.0
     tool_seconds: float = 0.0
+    samples: TokenRecord | None = None
 
     def response(self) -> dict[str, Any] | None:
         """The contract's final response: the last one with all outputs and summed usage. None before any reply."""
@@ -87,6 +90,10 @@ class Transcript:
             raise _invalid("it has no list of outputs")
         event = _read(items, reply)
         self.output += items
+        if reply.tokens is not None or self.samples is not None:
+            if self.samples is None:
+                self.samples = TokenRecord(unknown=len(self.policy_versions))
+            self.samples.add(reply.tokens, len(self.output) - 1, reply.policy_version)
         self.last = response
         usage = response.get("usage")
         self.usage = add_response_usage(self.usage, usage)

@@ -101,7 +101,7 @@ def read_settings(settings: AgentSettings, row: Mapping[str, Any], deadline: byt
 def run_reply(
     assignment: Assignment, attempt: Attempt, *, nullable: bool, skipped_reward: float = 0.0
 ) -> dict[str, Any]:
-    """The reply of ``/run``: the row, the response, the reward and every field of the verifier's.
+    """The reply of ``/run``: the row, the response with its token ids, the reward and every field of the verifier's.
 
     Args:
         assignment: what was asked for.
@@ -109,6 +109,8 @@ def run_reply(
         nullable: whether the caller understands a null reward.
         skipped_reward: for callers that do not, the reward where verification was skipped on purpose.
     """
+    if attempt.tokens is not None and attempt.response is not None:
+        attempt.tokens.place(attempt.response["output"])
     row = assignment.row
     reply = dict(row)
     reply["responses_create_params"] = attempt.params or row["responses_create_params"]

@@ -191,6 +191,8 @@ class AgentServer:
             await session.close()
         # The reply hands the session's cookies on, so that the caller's /verify finds it (contract 1.7).
         jar = getattr(session, "cookies", None)
+        if transcript.samples is not None:
+            transcript.samples.place(transcript.output)
         return Reply.json(transcript.response(), headers=jar.set_headers() if jar else None)
 
     async def _converse(self, params: dict[str, Any], session: Session, identity: str) -> Transcript:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from kubegym.core.clock import Deadline
 from kubegym.core.messages import Done, Item, Message, Turn
 from kubegym.core.outcomes import Failure, Outcome, StopReason
+from kubegym.core.tokens import CallTokens, TokenRecord
 from kubegym.core.trajectory import Rollout, Verdict
 
 
@@ -39,6 +40,8 @@ class ModelReply:
         seconds: time the call took, waits for capacity left out.
         waited: time spent in queues, 429 and 503 back-off.
         stop: why the reply is cut short, as far as the endpoint tells; None for a whole one.
+        tokens: ids and log-probs of the call, where they were asked for and told. A server of the contract tells them
+            on the last output item instead (``core.tokens``).
     """
 
     response: dict[str, Any]
@@ -46,6 +49,7 @@ class ModelReply:
     seconds: float = 0.0
     waited: float = 0.0
     stop: StopReason | None = None
+    tokens: CallTokens | None = None
 
 
 class ModelClient(Protocol):
@@ -134,7 +138,7 @@ class Attempt:
     """How an attempt ended: everything the row needs beside the assignment.
 
     ``response`` is the contract's response object: on a failure what there was of it, or None. ``timing`` is in
-    seconds, ``usage`` by role, ``turns`` one entry a model call.
+    seconds, ``usage`` by role, ``turns`` one entry a model call. ``tokens`` are there where the model told them.
     """
 
     outcome: Outcome
@@ -149,6 +153,7 @@ class Attempt:
     timing: dict[str, float] = field(default_factory=dict)
     turns: list[dict[str, Any]] = field(default_factory=list)
     seed: int | None = None
+    tokens: TokenRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ from kubegym.core.retry import Backoff
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, StreamedReply, Url
 from kubegym.model.api_key import ApiKey
 from kubegym.model.convert import (
-    TOKEN_FIELDS,
     Completion,
     ReasoningStyle,
     chat_request,
@@ -61,8 +60,8 @@ class _Client:
     Args:
         model: the name to ask for.
         sampling: chat fields forced onto every request, last (``temperature``, ``max_tokens``, vendor fields).
-        token_ids: ask for token ids and log-probs, which become the training fields of contract 2.7. An endpoint that
-            does not tell them is logged, once.
+        token_ids: ask for token ids and log-probs, which come with the replies. An endpoint that does not tell them is
+            logged, once.
         reasoning: how reasoning in the history goes upstream.
         request_timeout: seconds for one try; None leaves the rollout's deadline as the only limit.
         faults: tries and pauses for trouble.
@@ -131,7 +130,9 @@ class _Client:
                     outcome = "ok"
                     usage = completion.response["usage"]
                     seconds = clock() - started - waited
-                    return ModelReply(completion.response, version, seconds, waited, completion.stop)
+                    return ModelReply(
+                        completion.response, version, seconds, waited, completion.stop, completion.tokens
+                    )
                 outcome = "Cancelled"
                 await asyncio.sleep(pause)
                 waited += pause if overloaded else 0.0
@@ -163,7 +164,7 @@ class _Client:
         try:
             chat, version = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
-            if self._token_ids and TOKEN_FIELDS[0] not in completion.response["output"][-1]:
+            if self._token_ids and completion.tokens is None:
                 self._warn_once()
             return completion, version
         except ContextWindowExceeded:

@@ -200,10 +200,10 @@ class ModelServer(App):
         if problems := param_problems(params):
             raise Problem(422, problems)
         if sanitised is None:
-            reply = await self._respond(request, key, params)
+            reply = _with_tokens(await self._respond(request, key, params))
             return Reply(orjson.dumps(reply.response), headers=_told(reply))
         try:
-            reply = await self._respond(request, key, params)
+            reply = _with_tokens(await self._respond(request, key, params))
         except ModelError as error:
             if status_of(error) < 500:
                 raise  # The request's fault, or a wait that only the caller can make.
@@ -243,6 +243,13 @@ class ModelServer(App):
 
     async def _list_models(self, request: Request) -> Reply:
         return Reply(self._models)
+
+
+def _with_tokens(reply: ModelReply) -> ModelReply:
+    """The reply with its token ids where the contract has them (2.7): on the last output item."""
+    if reply.tokens is not None:
+        reply.response["output"][-1].update(reply.tokens.fields())
+    return reply
 
 
 def _told(reply: ModelReply) -> list[tuple[bytes, bytes]]:

@@ -8,6 +8,7 @@ import orjson
 
 from kubegym.core.messages import Item, parts_text
 from kubegym.core.outcomes import StopReason
+from kubegym.core.tokens import TOKEN_FIELDS, CallTokens
 from kubegym.model.convert.request import LOGPROBS
 from kubegym.model.convert.tags import CLOSE_TAG, OPEN_TAG, split_thoughts
 from kubegym.model.errors import ModelAborted, ModelReplyInvalid
@@ -15,15 +16,12 @@ from kubegym.model.errors import ModelAborted, ModelReplyInvalid
 _INCOMPLETE: dict[Any, StopReason] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-TOKEN_FIELDS = ("prompt_token_ids", "generation_token_ids", "generation_log_probs")
-"""On the last output item of a model call, where the endpoint tells them (contract 2.7)."""
-
-
 class Completion(NamedTuple):
-    """A chat reply, converted: the Responses object, and why it is cut short (None: it is not)."""
+    """A chat reply, converted: the Responses object, why it is cut short (None: it is not), and its tokens if told."""
 
     response: dict[str, Any]
     stop: StopReason | None
+    tokens: CallTokens | None = None
 
 
 def read_completion(chat: Any, params: dict[str, Any], identity: str) -> Completion:
@@ -45,15 +43,14 @@ def read_completion(chat: Any, params: dict[str, Any], identity: str) -> Complet
         if finish == "abort" or finish == "error":
             raise ModelAborted(f"the engine gave the request up (finish_reason {finish!r})")
         output = output_items(message, choice, identity)
-        if tokens := _token_fields(chat, choice, message):
-            output[-1].update(tokens)
-            if not _wants_logprobs(params):  # They came for the fields just placed; twice would double the row.
-                _drop_logprobs(output)
+        tokens = _tokens(chat, choice, message)
+        if tokens is not None and not _wants_logprobs(params):  # they came with the tokens: twice would double the row
+            _drop_logprobs(output)
         stop = _INCOMPLETE.get(finish)
         usage = usage_of(chat.get("usage"))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ModelReplyInvalid(f"the reply is no chat completion ({error!r}): {_excerpt(chat)}") from None
-    return Completion(_response(chat, params, identity, output, stop, usage), stop)
+    return Completion(_response(chat, params, identity, output, stop, usage), stop, tokens)
 
 
 def overflow_completion(params: dict[str, Any], model: str, identity: str, created: int) -> Completion:
@@ -93,14 +90,14 @@ def output_items(message: dict[str, Any], choice: dict[str, Any], identity: str)
     return output
 
 
-def _token_fields(chat: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> dict[str, Any] | None:
+def _tokens(chat: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> CallTokens | None:
     """The training fields of a call (contract 2.7), all three or none.
 
     In order of preference (contract 6): a bundle in the message; ``prompt_token_ids`` and ``token_ids`` beside it
     (vLLM's ``return_token_ids``); ids spelled in the log-probs (``return_tokens_as_token_ids``).
     """
-    if all(message.get(name) is not None for name in TOKEN_FIELDS):
-        return {name: message[name] for name in TOKEN_FIELDS}
+    if (bundle := CallTokens.read(message)) is not None:
+        return bundle
     prompt = chat.get("prompt_token_ids") or choice.get("prompt_token_ids")
     entries = (choice.get("logprobs") or {}).get("content")
     if not prompt or not entries:
@@ -108,10 +105,8 @@ def _token_fields(chat: dict[str, Any], choice: dict[str, Any], message: dict[st
     generated = choice.get("token_ids")
     if generated is None:
         generated = [_spelled_id(entry["token"]) for entry in entries]
-    if len(generated) != len(entries) or None in generated:
-        return None
     values = (prompt, generated, [entry["logprob"] for entry in entries])
-    return dict(zip(TOKEN_FIELDS, values, strict=True))
+    return CallTokens.read(dict(zip(TOKEN_FIELDS, values, strict=True)))
 
 
 def _spelled_id(token: str) -> int | None:
