@@ -212,7 +212,7 @@ class LocalRun:
         tasks: RunTasks,
     ) -> RunResult:
         """Generation after generation until everything asked for is there."""
-        access = StoreAccess(store, holder, SystemClock())
+        access = StoreAccess(store, holder, SystemClock(), compression=self.spec.compression)
         resumed: int | None = None
         if self._retry is not None:
             await open_plan(store, draft, access.clock)  # refuses what is not this run any more

@@ -219,6 +219,7 @@ def spec_of_job(job: RolloutJob, entries: Sequence[Entry], *, honour_output: boo
         tasks_per_shard=spec.sharding.tasks_per_shard if "sharding" in spec.model_fields_set else LOCAL_TASKS_PER_SHARD,
         flush_seconds=float(flush.seconds) if flush.seconds is not None else None,
         flush_bytes=flush.megabytes << 20,
+        compression=output.compression,
         max_attempts=spec.failure_policy.max_rollout_attempts,
         max_failed_fraction=float(spec.failure_policy.max_failed_rollout_fraction),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kubegym.core.ids import canonical_json, digest
+from kubegym.rollout import Compression
 from kubegym.storage.options import MountedCredentials, StoreOptions
 
 LOCAL_TASKS_PER_SHARD = 128
@@ -136,6 +137,7 @@ class RunSpec:
         output_endpoint, output_region, output_ca_bundle: of an S3-compatible store.
         output_credentials: the folder of a mounted Secret; None takes the environment's.
         concurrency, flush_seconds, flush_bytes: pace.
+        compression: of the parts that are written.
         tasks_per_shard: size of a new run's shards; larger than a Job's, as one worker shares with nobody.
         max_attempts, max_failed_fraction: the failure policy.
         materialized_inputs: also write ``rollouts_materialized_inputs.jsonl``.
@@ -152,6 +154,7 @@ class RunSpec:
     tasks_per_shard: int = LOCAL_TASKS_PER_SHARD
     flush_seconds: float | None = None
     flush_bytes: int = 8 << 20
+    compression: Compression = "zstd"
     max_attempts: int = 3
     max_failed_fraction: float = 0.05
     materialized_inputs: bool = False

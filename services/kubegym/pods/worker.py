@@ -143,7 +143,7 @@ class PodWorker:
         assert spec.output is not None, "a job has an output"
         store = open_output(spec, spec.output)
         identity = WorkerIdentity(run.uid, self._settings)
-        access = StoreAccess(store, identity.holder, SystemClock(), gone=identity.gone)
+        access = StoreAccess(store, identity.holder, SystemClock(), gone=identity.gone, compression=spec.compression)
         draft = run_draft(run, spec, episodes, tasks)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)

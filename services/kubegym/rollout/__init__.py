@@ -6,7 +6,7 @@ while it goes on (a trainer's). Both over any ``Episodes`` and any ``ObjectStore
 
 from kubegym.rollout.errors import FailureBudgetExceeded, Fenced, IncompleteRun
 from kubegym.rollout.groups import Group, GroupPolicy
-from kubegym.rollout.head import Holder
+from kubegym.rollout.head import Compression, Holder
 from kubegym.rollout.holder import job_holder, local_holder
 from kubegym.rollout.isolate import ChildSpec, Quarantine
 from kubegym.rollout.job import BatchRun, Draft, Opened, open_plan, open_retry
@@ -21,6 +21,7 @@ from kubegym.rollout.worker import Progress, Worker, WorkerSettings
 __all__ = [
     "BatchRun",
     "ChildSpec",
+    "Compression",
     "Draft",
     "FailureBudgetExceeded",
     "Fenced",

@@ -14,7 +14,7 @@ from kubegym.rollout.head import Head
 from kubegym.rollout.reader import NoSuchRun, newest_plan, read_heads
 from kubegym.storage.protocol import ObjectStore
 
-_PART = re.compile(r"^shards/(?P<shard>\d+)/(?P<epoch>\d+)-\d+\.(?:jsonl|samples)\.[a-z]+$")
+_PART = re.compile(r"^shards/(?P<shard>\d+)/(?P<epoch>\d+)-\d+\.(?:jsonl(?:\.zst)?|samples\.arrow)$")
 
 
 def unreachable(keys: Iterable[str], heads: Mapping[int, Head], run_id: str) -> list[str]:

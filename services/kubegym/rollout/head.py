@@ -19,9 +19,9 @@ The lease only permits a claim. Rollouts below ``ceiling`` that are not settled 
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import orjson
 
@@ -32,15 +32,21 @@ SCHEMA = 1
 
 State = Literal["Claimed", "Released", "Committed"]
 
+Compression = Literal["zstd", "none"]
+"""How a part's rows lie in the store. Its name says it, so that a resume may change it."""
+
+
+_ENDINGS: Final[Mapping[Compression, str]] = {"zstd": ".zst", "none": ""}
+
 
 def head_key(shard: int) -> str:
     """``shards/<i>/head.json``."""
     return f"shards/{shard}/head.json"
 
 
-def part_key(shard: int, epoch: int, number: int) -> str:
-    """``shards/<i>/<epoch>-<n>.jsonl.zst``."""
-    return f"shards/{shard}/{epoch}-{number}.jsonl.zst"
+def part_key(shard: int, epoch: int, number: int, compression: Compression = "zstd") -> str:
+    """``shards/<i>/<epoch>-<n>.jsonl.zst``, or ``.jsonl`` where it is not compressed."""
+    return f"shards/{shard}/{epoch}-{number}.jsonl{_ENDINGS[compression]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +58,11 @@ class Part:
     size: int
     sha256: str
     generation: int
+
+    @property
+    def compression(self) -> Compression:
+        """How its rows lie in the store."""
+        return "zstd" if self.key.endswith(_ENDINGS["zstd"]) else "none"
 
 
 @dataclass(slots=True)

@@ -101,7 +101,9 @@ async def read_parts(store: ObjectStore, parts: Sequence[Part]) -> list[bytes]:
             raise CorruptPart(f"{store.url}/{part.key} is missing")
         if hashlib.sha256(stored.data).hexdigest() != part.sha256:
             raise CorruptPart(f"{store.url}/{part.key} does not have the digest that its head recorded")
-        body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(stored.data)).read()
+        body = stored.data
+        if part.compression == "zstd":
+            body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body)).read()
         lines += body.splitlines(keepends=True)
     return lines
 

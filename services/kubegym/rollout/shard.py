@@ -19,6 +19,7 @@ from kubegym.core.protocols import Attempt
 from kubegym.core.retry import Backoff
 from kubegym.rollout.errors import Fenced
 from kubegym.rollout.head import (
+    Compression,
     Head,
     Holder,
     Part,
@@ -51,6 +52,7 @@ class StoreAccess:
         backoff: of transient store trouble; when it is spent the error is raised and the worker stops.
         conflicted: told of every compare-and-swap that did not take effect plainly.
         gone: whether a holder is known to work no longer.
+        compression: of the parts that it writes.
     """
 
     store: ObjectStore
@@ -61,11 +63,12 @@ class StoreAccess:
     rng: random.Random = field(default_factory=random.Random)
     conflicted: Callable[[], None] = lambda: None
     gone: Callable[[Holder], bool] = is_gone
+    compression: Compression = "zstd"
     compressor: zstandard.ZstdCompressor = field(default_factory=lambda: zstandard.ZstdCompressor(level=3), repr=False)
 
-    def compress(self, data: bytes) -> bytes:
+    def encode(self, rows: bytes) -> bytes:
         """A part's bytes. One compressor for all: making one costs more than a part."""
-        return self.compressor.compress(data)
+        return self.compressor.compress(rows) if self.compression == "zstd" else rows
 
     def lease(self) -> float:
         """When a lease taken now ends."""
@@ -240,8 +243,8 @@ class OpenShard:
             if not self._pending.lines:
                 return
             batch, self._pending = self._pending, _Pending()
-            body = self._access.compress(b"".join(batch.lines))
-            key = part_key(self.plan.index, self._head.epoch, self._part_number)
+            body = self._access.encode(b"".join(batch.lines))
+            key = part_key(self.plan.index, self._head.epoch, self._part_number, self._access.compression)
             self._part_number += 1
             try:
                 await self._access.retrying(lambda: self._access.store.put(key, body))

@@ -93,6 +93,24 @@ async def test_sigterm_saves_what_is_finished_and_another_goes_on(cluster: Clust
         assert len(await rows_of(cluster, prefix)) == 192
 
 
+async def test_parts_that_are_not_compressed(cluster: Cluster, model: str, prefix: str) -> None:
+    cluster.freeze(prefix, {"math": worker_entry(model)}, output={"compression": "none", "merge": True})
+    async with asyncio.timeout(WAIT):
+        assert await ended(await cluster.worker("worker", 0)) == 0, cluster.log("worker")
+        assert await cluster.finalise() == 0, cluster.log("finaliser")
+        store = cluster.store(prefix)
+        parts = [key async for key in store.list("shards") if not key.endswith("/head.json")]
+        first = await store.get(parts[0])
+        merged = await store.get("rollouts.jsonl")
+        rows = await rows_of(cluster, prefix)
+        await store.close()
+    assert {key.partition(".")[2] for key in parts} == {"jsonl"}
+    assert first is not None
+    assert merged is not None
+    assert orjson.loads(first.data.splitlines()[0])["kubegym"]["rollout_id"]
+    assert len(merged.data.splitlines()) == len([row for row in rows if row["reward"] is not None])
+
+
 async def test_a_finished_run_completes_at_once_and_asks_no_model(cluster: Cluster, model: str, prefix: str) -> None:
     cluster.freeze(prefix, {"math": worker_entry(model)}, output={"merge": True})
     async with asyncio.timeout(WAIT):

@@ -66,6 +66,16 @@ async def test_a_run_leaves_manifest_rows_and_metrics(echo: Path, home: Path) ->
     assert not (home / "out" / "rollouts_materialized_inputs.jsonl").exists()
 
 
+async def test_a_manifests_compression_is_that_of_the_parts(echo: Path, home: Path) -> None:
+    manifest = echo / "environment.yaml"
+    manifest.write_text(manifest.read_text().replace("  output: {", "  output: {compression: none, "))
+    spec = resolve(["echo"], RunFlags(output="out"))
+    result = await go(spec)
+    parts = list((home / "out").glob("shards/*/*-*"))
+    assert {part.suffix for part in parts} == {".jsonl"}
+    assert sum(len(lines(part)) for part in parts) == result.manifest.totals.attempts > 0
+
+
 async def test_a_finished_run_is_only_read_again(echo: Path) -> None:
     first = await go(wanted(echo))
     again = await go(wanted(echo), never)

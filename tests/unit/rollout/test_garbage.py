@@ -35,6 +35,11 @@ def test_a_fenced_worker_s_part_is_found() -> None:
     assert found([head_key(0), KEPT, LOST], head(2, (1, 0))) == [LOST]
 
 
+def test_parts_that_are_not_compressed_are_found_too() -> None:
+    plain = part_key(0, 1, 1, "none")
+    assert found([plain, LOST, KEPT], head(2, (1, 0))) == sorted([plain, LOST])
+
+
 def test_samples_go_with_their_part() -> None:
     samples = "shards/0/1-1.samples.arrow"
     assert found([samples, "shards/0/1-0.samples.arrow", LOST, KEPT], head(2, (1, 0))) == [LOST, samples]
@@ -50,7 +55,13 @@ def test_nothing_is_on_its_way_to_a_committed_shard_but_a_later_epoch_s() -> Non
 
 
 def test_shards_of_others_and_other_files_are_left_alone() -> None:
-    strange = ["shards/0/notes.txt", "shards/0/1-1.jsonl.zst.bak", "manifest.json", part_key(7, 1, 1)]
+    strange = [
+        "shards/0/notes.txt",
+        "shards/0/1-1.jsonl.zst.bak",
+        "shards/0/1-1.jsonl.gz",
+        "manifest.json",
+        part_key(7, 1, 1),
+    ]
     assert found(strange, head(9)) == []
     assert found([LOST], head(9, run="another")) == []
 

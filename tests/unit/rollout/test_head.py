@@ -304,3 +304,5 @@ def test_taking_failures_back_leaves_the_other_sums() -> None:
 def test_keys() -> None:
     assert head_key(7) == "shards/7/head.json"
     assert part_key(7, 2, 0) == "shards/7/2-0.jsonl.zst"
+    assert part_key(7, 2, 0, "none") == "shards/7/2-0.jsonl"
+    assert [Part(part_key(7, 2, 0, one), 1, 1, "", 1).compression for one in ("zstd", "none")] == ["zstd", "none"]

@@ -16,10 +16,11 @@ from kubegym.core.outcomes import Failure
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
 from kubegym.core.rows import build_row, encode_row
 from kubegym.rollout import BatchRun, NoSuchRun, open_plan, open_retry, read_run
+from kubegym.rollout.garbage import garbage
 from kubegym.rollout.reader import CorruptPart, by_task, newest_plan, plan_heads, rollout_key, stream_heads
 from kubegym.storage import MemoryStore
 from testbed.episodes import Rows, ScriptedEpisodes, draft, scored
-from testbed.runs import QUICK, access, collect, rows_of
+from testbed.runs import QUICK, access, assert_exactly_once, collect, rows_of, until
 
 pytestmark = pytest.mark.unit
 
@@ -130,6 +131,26 @@ async def test_no_run() -> None:
     assert await newest_plan(store) is None
     with pytest.raises(NoSuchRun, match="holds no run"):
         await read_run(store)
+
+
+@pytest.mark.looptime
+async def test_parts_may_lie_there_as_plain_lines_also_beside_compressed_ones() -> None:
+    """A resume may ask for another compression: each part's name says how it is read."""
+    store, asked = MemoryStore(), draft(12, 2)
+    plain = replace(access(store), compression="none")
+    first = BatchRun(
+        plain, await open_plan(store, asked, plain.clock), ScriptedEpisodes(pause=lambda _: 1.0), Rows(), QUICK
+    )
+    task = asyncio.create_task(first.run())
+    await until(lambda: any(key.endswith(".jsonl") for key in store.objects))
+    first.stop()
+    await task
+    parts = [key for key in store.objects if key.endswith(".jsonl")]
+    assert [orjson.loads(line)["kubegym"]["schema"] for line in store.objects[parts[0]].splitlines()]
+    await collect(store, asked, ScriptedEpisodes())
+    assert any(key.endswith(".jsonl.zst") for key in store.objects)
+    assert len(await assert_exactly_once(store)) == 24
+    assert await garbage(store) == []
 
 
 @pytest.mark.looptime

@@ -207,7 +207,7 @@ class Output(SpecModel):
     ca_config_map_ref: ConfigMapRef | None = None
     """Certificates (PEM) that `endpoint` is verified with, where a public authority did not sign it."""
     compression: Literal["zstd", "none"] = "zstd"
-    """Compression of part files."""
+    """Compression of part files: `zstd` writes `shards/<i>/<epoch>-<n>.jsonl.zst`, `none` plain `.jsonl`."""
     merge: bool = False
     """True also writes `rollouts.jsonl`, `rollouts_failures.jsonl` and aggregate metrics, as NeMo Gym does, when the
     run is complete.
