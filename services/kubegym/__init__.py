@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kubegym.core.errors import ToolError, VerifierError
     from kubegym.core.messages import Done, Message, Turn
     from kubegym.core.trajectory import Rollout, Verdict
+    from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
     from kubegym.resources import Environment, Model, Row, offload, tool
 
@@ -29,6 +30,7 @@ _HOMES = {
     "Turn": "kubegym.core.messages",
     "Verdict": "kubegym.core.trajectory",
     "VerifierError": "kubegym.core.errors",
+    "batches": "kubegym.data.batches",
     "load": "kubegym.local",
     "offload": "kubegym.resources",
     "run": "kubegym.local",
@@ -48,6 +50,7 @@ __all__ = [
     "Verdict",
     "VerifierError",
     "__version__",
+    "batches",
     "load",
     "offload",
     "run",

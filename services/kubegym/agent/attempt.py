@@ -43,6 +43,7 @@ class AgentSettings:
         overrides: Responses create-params that win over the row's own; ``metadata`` is merged by key.
         on_truncated: whether a truncated conversation is verified or left unscored.
         verify: False leaves every rollout unscored, marked ``verification_skipped`` (contract 1.3).
+        token_ids: whether calls ask for token ids and log-probs.
     """
 
     max_steps: int | None = None
@@ -54,6 +55,7 @@ class AgentSettings:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     on_truncated: Literal["Verify", "Skip"] = "Verify"
     verify: bool = True
+    token_ids: bool = False
 
 
 async def run_attempt(assignment: Assignment, session: Session, model: ModelClient, settings: AgentSettings) -> Attempt:
@@ -161,7 +163,7 @@ class _Run:
             if settings.seed is not None
             else None
         )
-        context = CallContext(assignment.rollout_id, self.deadline)
+        context = CallContext(assignment.rollout_id, self.deadline, token_ids=settings.token_ids)
         self.stop_reason = await run_conversation(params, self.transcript, session, self.model, limits, context, seeds)
 
     async def verify(self) -> Verdict:

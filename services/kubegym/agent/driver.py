@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kubegym.agent.step import (
@@ -138,7 +138,7 @@ async def run_conversation(
         state, action = step(state, event, limits)
         if type(action) is CallModel:
             if seeds is not None:
-                context = CallContext(context.rollout_id, context.deadline, seeds.of_turn(state.model_calls))
+                context = replace(context, seed=seeds.of_turn(state.model_calls))
             turn_start = len(transcript.output)
             request = {**params, "input": transcript.input + transcript.output}
             event = transcript.add(await model.respond(request, context))

@@ -89,7 +89,7 @@ class ModelServerClient:
         """
         clock = asyncio.get_running_loop().time
         started, waited = clock(), 0.0
-        body = self._body(request, context.seed)
+        body = self._body(request, context)
         failures = overloads = 0
         broken: list[Replica] = []
         while True:
@@ -120,15 +120,19 @@ class ModelServerClient:
         if self._owns_http:
             await self._http.close()
 
-    def _body(self, request: dict[str, Any], seed: int | None) -> bytes:
+    def _body(self, request: dict[str, Any], context: CallContext) -> bytes:
         body = {name: value for name, value in request.items() if value is not None}
         if self.model:
             body["model"] = self.model
         try:
-            if seed is not None:  # Responses has no word for it (contract 5, ``num_repeats_add_seed``)
+            # Responses has no words for these (contract 5, ``num_repeats_add_seed``)
+            extra: dict[str, Any] = {} if context.seed is None else {"seed": context.seed}
+            if context.token_ids:
+                extra |= {"return_token_ids": True, "logprobs": True}
+            if extra:
                 metadata = dict(body.get("metadata") or {})
-                extra = orjson.loads(metadata.get("extra_body") or "{}")
-                metadata["extra_body"] = orjson.dumps({**extra, "seed": seed}).decode()
+                given = orjson.loads(metadata.get("extra_body") or "{}")
+                metadata["extra_body"] = orjson.dumps({**given, **extra}).decode()
                 body["metadata"] = metadata
             return orjson.dumps(body)
         except (TypeError, ValueError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,14 @@ from kubegym.http.server import Problem
 LONGEST_SECONDS = 7 * 86400.0
 """A caller's deadline is cut to this."""
 
-_ASKED = ("seed", "max_steps", "max_total_tokens", "on_truncated")
+_ASKED: dict[str, Callable[[Any], bool]] = {
+    "seed": lambda value: type(value) is int,
+    "max_steps": lambda value: type(value) is int,
+    "max_total_tokens": lambda value: type(value) is int,
+    "on_truncated": lambda value: value in ("Verify", "Skip"),
+    "token_ids": lambda value: type(value) is bool,
+}
+"""What a caller may ask for, and what it looks like."""
 
 
 def check_params(params: object, where: list[str | int]) -> None:
@@ -87,12 +94,11 @@ def read_settings(settings: AgentSettings, row: Mapping[str, Any], deadline: byt
         asked["deadline_seconds"] = _seconds(deadline)
     ours = row.get("kubegym")
     if isinstance(ours, dict):
-        for name in _ASKED:
+        for name, right in _ASKED.items():
             value = ours.get(name)
             if value is None:
                 continue
-            right = value in ("Verify", "Skip") if name == "on_truncated" else type(value) is int
-            if not right:
+            if not right(value):
                 raise Problem.invalid(["body", "kubegym", name], "not a value of this setting", given=value)
             asked[name] = value
     return replace(settings, **asked) if asked else settings

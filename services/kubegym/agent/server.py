@@ -212,7 +212,7 @@ class AgentServer:
                     settings.max_silent,
                     session.multi_turn,
                 )
-                context = CallContext(identity, deadline)
+                context = CallContext(identity, deadline, token_ids=settings.token_ids)
                 await run_conversation(params, transcript, session, self._model, limits, context)
         except TimeoutError as error:
             if not scope.expired():

@@ -10,6 +10,14 @@ class Engine(StrEnum):
     simulated = "simulated"
 
 
+class KeptTokens(StrEnum):
+    """What a run keeps of token ids."""
+
+    none = "none"
+    samples = "samples"
+    inline = "inline"
+
+
 class LogLevel(StrEnum):
     """What is logged."""
 

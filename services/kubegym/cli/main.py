@@ -13,6 +13,7 @@ import typer
 import kubegym
 from kubegym.cli import cluster, gc, listing, pods, serve, validate
 from kubegym.cli import run as running
+from kubegym.cli import samples as sampling
 from kubegym.cli import show as showing
 from kubegym.cli.errors import BAD_INPUT, print_json
 from kubegym.cli.stdio import secure_standard_streams
@@ -27,6 +28,7 @@ app = typer.Typer(
 app.command("run")(running.run)
 app.command("show")(showing.show)
 app.command("list")(listing.list_)
+app.command("samples")(sampling.samples)
 app.command("validate")(validate.validate)
 app.command("retry")(running.retry)
 app.command("apply")(cluster.apply)

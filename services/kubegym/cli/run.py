@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from kubegym.cli.choices import Engine, LogFormat, LogLevel
+from kubegym.cli.choices import Engine, KeptTokens, LogFormat, LogLevel
 from kubegym.cli.errors import guarded
 from kubegym.core.errors import InvalidSpec
 
@@ -117,6 +117,10 @@ def run(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew beside earlier runs of the same.", rich_help_panel=_PACE)
     ] = False,
+    tokens: Annotated[
+        KeptTokens | None,
+        typer.Option(help="Token ids: in Arrow files beside the rows, or in the rows.", rich_help_panel=_PACE),
+    ] = None,
     materialized_inputs: Annotated[
         bool,
         typer.Option("--materialized-inputs", help="Also write what each rollout was asked.", rich_help_panel=_PACE),
@@ -149,6 +153,7 @@ def run(
         "api_key_file": api_key_file,
         "concurrency": concurrency,
         "output": output,
+        "tokens": tokens.value.capitalize() if tokens else None,
         "materialized_inputs": materialized_inputs,
         "agent_urls": tuple(agent_url or ()),
         "resources_urls": tuple(resources_url or ()),

@@ -23,11 +23,13 @@ class CallContext:
         rollout_id: the rollout (and attempt) this call belongs to.
         deadline: the rollout's; a client excuses waits that are not the rollout's own.
         seed: the seed to send with this call, or None to send none.
+        token_ids: whether the reply should come with token ids and log-probs.
     """
 
     rollout_id: str
     deadline: Deadline
     seed: int | None = None
+    token_ids: bool = False
 
 
 @dataclass(slots=True)

@@ -11,10 +11,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 TOKEN_FIELDS = ("prompt_token_ids", "generation_token_ids", "generation_log_probs")
 """On the last output item of a model call (contract 2.7): all three, or none."""
+
+Tokens = Literal["None", "Samples", "Inline"]
+"""What a run keeps of them: nothing, sequences beside the rows, or the contract's fields in the rows."""
 
 _IDS, _LOG_PROBS = "i", "d"  # int32; what was told is told on without a change
 

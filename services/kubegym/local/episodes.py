@@ -51,6 +51,8 @@ class Part:
         runtime: EnvironmentRuntime,
         models: Mapping[str, ModelClient],
         http: HttpClient,
+        *,
+        token_ids: bool = False,
     ) -> None:
         self.entry = entry
         self.loaded = loaded
@@ -62,6 +64,7 @@ class Part:
             seed=entry.seed,
             overrides=entry.sampling,
             on_truncated=entry.on_truncated,
+            token_ids=token_ids,
         )
         name = loaded.name
         self.info = EnvironmentInfo(
@@ -88,6 +91,7 @@ class Part:
             max_total_tokens=entry.max_total_tokens,
             on_truncated=entry.on_truncated,
             overrides=entry.sampling,
+            token_ids=self.settings.token_ids,
         )
         return RemoteEpisodes({entry.name: agent}, http=http, resolver=SystemResolver()).run
 
@@ -299,7 +303,7 @@ def build_episodes(
             if key not in made:
                 made[key] = build_client(ref, concurrency=spec.concurrency, on_call=on_call)
             models[role] = made[key]
-        parts[entry.name] = Part(entry, loaded, runtime, models, http)
+        parts[entry.name] = Part(entry, loaded, runtime, models, http, token_ids=spec.tokens != "None")
     return LocalEpisodes(parts, list(made.values()), watchdog, http)
 
 

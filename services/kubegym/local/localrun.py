@@ -39,6 +39,7 @@ from kubegym.rollout import (
     read_run,
 )
 from kubegym.rollout.reader import newest_plan
+from kubegym.rollout.samples import require_arrow
 from kubegym.storage import LocalStore, ObjectStore, open_store, probe_conditional_writes
 
 log = logging.getLogger("kubegym.local")
@@ -189,6 +190,8 @@ class LocalRun:
         output = self.spec.output or await choose_output(
             default_output(self._folder_name(), [draft.environments, draft.settings, _wants(draft)]), fresh=self._fresh
         )
+        if self.spec.tokens == "Samples":
+            require_arrow()
         store = open_output(self.spec, output)
         try:
             stored = await newest_plan(store)
@@ -254,6 +257,7 @@ class LocalRun:
                 flush_seconds=spec.flush_seconds or seconds,
                 flush_bytes=spec.flush_bytes,
                 max_failed_fraction=spec.max_failed_fraction,
+                tokens=spec.tokens,
             ),
             weights={entry.name: entry.weight for entry in spec.entries},
             child=self._child(),
@@ -373,7 +377,7 @@ def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft
     return Draft(
         name=spec.name,
         environments=tuple(environments),
-        settings={},
+        settings={} if spec.tokens == "None" else {"tokens": spec.tokens},
         wanted=tuple(wanted),
         tasks_per_shard=spec.tasks_per_shard,
         extra={"run": spec.to_json()},

@@ -9,6 +9,7 @@ from typing import Any
 
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
+from kubegym.core.tokens import Tokens
 from kubegym.local.episodes import of_class
 from kubegym.local.localrun import Display, LocalRun
 from kubegym.local.resolve import RunFlags, resolve
@@ -39,6 +40,7 @@ def run(
     seed: int | None = None,
     config: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
+    tokens: Tokens | None = None,
     display: Display | None = None,
 ) -> Results:
     """Collect rollouts and return them.
@@ -62,6 +64,7 @@ def run(
         seed: each call gets a seed of its own that follows from this one; without it none is sent.
         config: the environment's configuration, over the manifest's.
         output: folder or URL; default ``runs/<environment>/<digest>``.
+        tokens: ``Samples`` keeps token ids and log-probs beside the rows (``Results.samples``), ``Inline`` in them.
         display: shows how it goes; default nothing.
 
     Raises:
@@ -86,6 +89,7 @@ def run(
         max_output_tokens=max_output_tokens,
         seed=seed,
         output=None if output is None else str(output),
+        tokens=tokens,
     )
     classes: dict[str, LoadedEnvironment] = {}
     if isinstance(environment, type):

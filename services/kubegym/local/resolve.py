@@ -23,6 +23,7 @@ from kubegym.core.spec import (
     load_manifests,
     models_for,
 )
+from kubegym.core.tokens import Tokens
 from kubegym.local.runspec import LOCAL_TASKS_PER_SHARD, DatasetRef, Entry, ModelRef, RunSpec
 from kubegym.local.tasks import BUNDLED
 from kubegym.resources.loader import APP, available_environments
@@ -55,6 +56,7 @@ class RunFlags:
     seed: int | None = None
     max_steps: int | None = None
     output: str | None = None
+    tokens: Tokens | None = None
     materialized_inputs: bool = False
     agent_urls: tuple[str, ...] = ()
     resources_urls: tuple[str, ...] = ()
@@ -222,6 +224,7 @@ def spec_of_job(job: RolloutJob, entries: Sequence[Entry], *, honour_output: boo
         compression=output.compression,
         max_attempts=spec.failure_policy.max_rollout_attempts,
         max_failed_fraction=float(spec.failure_policy.max_failed_rollout_fraction),
+        tokens=output.tokens,
     )
 
 
@@ -398,5 +401,6 @@ def _with_flags(spec: RunSpec, flags: RunFlags) -> RunSpec:
         output=flags.output or spec.output,
         output_endpoint=None if flags.output else spec.output_endpoint,
         concurrency=flags.concurrency or spec.concurrency,
+        tokens=flags.tokens or spec.tokens,
         materialized_inputs=flags.materialized_inputs or spec.materialized_inputs,
     )

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import orjson
 
 from kubegym.rollout import Group, GroupPolicy, Manifest, Plan, read_run
+from kubegym.rollout.samples import join
 from kubegym.storage import StoreOptions, open_store
 
 if TYPE_CHECKING:
     import pandas
+    import pyarrow
 
 T = TypeVar("T")
 
@@ -30,12 +32,14 @@ class Results:
         plan: the newest generation's plan.
         manifest: the manifest; of an unfinished run what its heads had committed.
         lines: the rows as JSON lines, by task and rollout.
+        options: how the store is reached.
     """
 
     output: str
     plan: Plan
     manifest: Manifest
     lines: list[list[bytes]] = field(repr=False)
+    options: StoreOptions | None = field(default=None, repr=False)
 
     @property
     def complete(self) -> bool:
@@ -46,6 +50,20 @@ class Results:
     def rows(self) -> list[dict[str, Any]]:
         """Every result, scored or not, by task and rollout index."""
         return [orjson.loads(line) for lines in self.lines for line in lines]
+
+    @cached_property
+    def samples(self) -> pyarrow.Table:
+        """Token ids, loss mask and log-probs of the results, one line a sample; empty where the run kept none.
+
+        ``kubegym.batches`` makes padded arrays of it. Columns: ``rollout_id``, ``task_id``, ``task_index``,
+        ``rollout_index``, ``attempt``, ``sample``, ``parent``, ``environment``, ``agent``, ``outcome``, ``reward``,
+        ``stop_reason``, ``token_ids`` (int32), ``loss_mask``, ``log_probs`` (float32; 0 where the mask is false),
+        ``policy_runs`` (``version`` from ``from_token`` on).
+
+        Raises:
+            InvalidSpec: "MissingDependency", pyarrow is not installed.
+        """
+        return blocking(read_samples(self.output, options=self.options))
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -102,7 +120,17 @@ async def read_results(output: str | Path, *, options: StoreOptions | None = Non
     try:
         run = await read_run(store)
         lines = [task async for task in run.tasks()]
-        return Results(str(output), run.plan, run.manifest, lines)
+        return Results(str(output), run.plan, run.manifest, lines, options)
+    finally:
+        await store.close()
+
+
+async def read_samples(output: str | Path, *, options: StoreOptions | None = None) -> pyarrow.Table:
+    """The token data of a run's results, whole in memory. Raises NoSuchRun, CorruptPart, InvalidSpec."""
+    store = open_store(output, options=options)
+    try:
+        run = await read_run(store)
+        return join([table async for table in run.samples()])
     finally:
         await store.close()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kubegym.core.ids import canonical_json, digest
+from kubegym.core.tokens import Tokens
 from kubegym.rollout import Compression
 from kubegym.storage.options import MountedCredentials, StoreOptions
 
@@ -140,6 +141,7 @@ class RunSpec:
         compression: of the parts that are written.
         tasks_per_shard: size of a new run's shards; larger than a Job's, as one worker shares with nobody.
         max_attempts, max_failed_fraction: the failure policy.
+        tokens: what is kept of token ids.
         materialized_inputs: also write ``rollouts_materialized_inputs.jsonl``.
     """
 
@@ -157,6 +159,7 @@ class RunSpec:
     compression: Compression = "zstd"
     max_attempts: int = 3
     max_failed_fraction: float = 0.05
+    tokens: Tokens = "None"
     materialized_inputs: bool = False
 
     def to_json(self) -> dict[str, Any]:

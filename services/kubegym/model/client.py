@@ -21,7 +21,7 @@ from typing import Any, Protocol, cast
 import orjson
 
 from kubegym import __version__
-from kubegym.core.clock import Clock, Deadline, SystemClock
+from kubegym.core.clock import Clock, SystemClock
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
@@ -60,8 +60,8 @@ class _Client:
     Args:
         model: the name to ask for.
         sampling: chat fields forced onto every request, last (``temperature``, ``max_tokens``, vendor fields).
-        token_ids: ask for token ids and log-probs, which come with the replies. An endpoint that does not tell them is
-            logged, once.
+        token_ids: ask for token ids and log-probs with every call, not only where the caller wants them. An endpoint
+            that does not tell them is logged, once.
         reasoning: how reasoning in the history goes upstream.
         request_timeout: seconds for one try; None leaves the rollout's deadline as the only limit.
         faults: tries and pauses for trouble.
@@ -111,11 +111,11 @@ class _Client:
         outcome = "Cancelled"
         usage: dict[str, Any] | None = None
         try:
-            body = self._body(request, context.seed)
+            body = self._body(request, context)
             tries = Tries(self._faults, self._overload, self._rng)
             while True:
                 try:
-                    completion, version = await self._try(body, request, context.deadline)
+                    completion, version = await self._try(body, request, context)
                 except ModelError as error:
                     outcome = error.reason
                     pause = tries.pause(error)
@@ -130,9 +130,7 @@ class _Client:
                     outcome = "ok"
                     usage = completion.response["usage"]
                     seconds = clock() - started - waited
-                    return ModelReply(
-                        completion.response, version, seconds, waited, completion.stop, completion.tokens
-                    )
+                    return ModelReply(completion.response, version, seconds, waited, completion.stop, completion.tokens)
                 outcome = "Cancelled"
                 await asyncio.sleep(pause)
                 waited += pause if overloaded else 0.0
@@ -144,27 +142,27 @@ class _Client:
                 tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
                 self._on_call(clock() - started - waited, waited, outcome, *tokens)
 
-    def _body(self, request: dict[str, Any], seed: int | None) -> dict[str, Any]:
+    def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
         body = chat_request(request, self.model, self._reasoning)
-        if seed is not None:
-            body["seed"] = seed
-        if self._token_ids:
+        if context.seed is not None:
+            body["seed"] = context.seed
+        if self._token_ids or context.token_ids:
             body["return_token_ids"] = body["logprobs"] = True
         if self.sampling:
             body.update(self.sampling)
         return body
 
     async def _try(
-        self, body: dict[str, Any], params: dict[str, Any], deadline: Deadline
+        self, body: dict[str, Any], params: dict[str, Any], context: CallContext
     ) -> tuple[Completion, int | None]:
-        timeout = min(deadline.remaining(), self._request_timeout)
+        timeout = min(context.deadline.remaining(), self._request_timeout)
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
         identity = f"{self._identity}{next(self._replies):08x}"
         try:
             chat, version = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
-            if self._token_ids and completion.tokens is None:
+            if completion.tokens is None and (self._token_ids or context.token_ids):
                 self._warn_once()
             return completion, version
         except ContextWindowExceeded:

@@ -34,6 +34,7 @@ from kubegym.pods.progress import Progress, RunProgress
 from kubegym.pods.settings import PodSettings, WorkerIdentity
 from kubegym.pods.words import say_why
 from kubegym.rollout import BatchRun, ChildSpec, Opened, StoreAccess, WorkerMetrics, WorkerSettings
+from kubegym.rollout.samples import require_arrow
 from kubegym.storage import probe_conditional_writes
 
 log = logging.getLogger("kubegym.pods")
@@ -136,6 +137,8 @@ class PodWorker:
             print(f"worker at {url}", flush=True)
             run = read_frozen(self._options.run)
             spec = run_spec(run, self._settings)
+            if spec.tokens == "Samples":
+                require_arrow()
             async with _opened(spec, self._metrics, self._on_stall) as (episodes, tasks):
                 return await self._work(run, spec, episodes, tasks)
 
@@ -210,6 +213,7 @@ class PodWorker:
                 flush_seconds=spec.flush_seconds or REMOTE_FLUSH_SECONDS,
                 flush_bytes=spec.flush_bytes,
                 max_failed_fraction=spec.max_failed_fraction,
+                tokens=spec.tokens,
             ),
             weights={entry.name: entry.weight for entry in spec.entries},
             child=ChildSpec("kubegym.local.episodes:from_json", spec.to_json()),

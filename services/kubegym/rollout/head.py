@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Literal
 
 import orjson
@@ -50,14 +50,40 @@ def part_key(shard: int, epoch: int, number: int, compression: Compression = "zs
 
 
 @dataclass(frozen=True, slots=True)
+class SamplesFile:
+    """The Arrow file beside a part. ``rows`` counts samples, ``size`` bytes."""
+
+    rows: int
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
-    """A durable, immutable part object. ``rows`` counts attempts, ``size`` bytes."""
+    """A durable, immutable part object. ``rows`` counts attempts, ``size`` bytes.
+
+    ``samples`` is the file of its rollouts' token ids, where they are kept.
+    """
 
     key: str
     rows: int
     size: int
     sha256: str
     generation: int
+    samples: SamplesFile | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As heads and manifests have it."""
+        raw = asdict(self)
+        if self.samples is None:
+            del raw["samples"]
+        return raw
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Part:
+        """The part that ``to_dict`` made. Raises TypeError for another object."""
+        samples = raw.get("samples")
+        return cls(**raw) if samples is None else cls(**{**raw, "samples": SamplesFile(**samples)})
 
     @property
     def compression(self) -> Compression:
@@ -196,10 +222,7 @@ class Head:
                 "lease_expires": self.lease_expires,
                 "settled": b64encode(bitmap).decode(),
                 "ceiling": self.ceiling,
-                "parts": [
-                    {"key": p.key, "rows": p.rows, "size": p.size, "sha256": p.sha256, "generation": p.generation}
-                    for p in self.parts
-                ],
+                "parts": [part.to_dict() for part in self.parts],
                 "totals": {
                     "scored": totals.scored,
                     "unscored": totals.unscored,
@@ -221,7 +244,7 @@ class Head:
             raw.pop("schema")
             raw["holder"] = Holder(**raw["holder"])
             raw["settled"] = int.from_bytes(b64decode(raw["settled"]), "little")
-            raw["parts"] = tuple(Part(**part) for part in raw["parts"])
+            raw["parts"] = tuple(Part.from_dict(part) for part in raw["parts"])
             raw["totals"] = Totals(**raw["totals"])
             return cls(**raw)
 

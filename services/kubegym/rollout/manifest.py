@@ -49,7 +49,10 @@ class Manifest:
     def to_json(self) -> bytes:
         """``manifest.json``."""
         totals = self.totals
-        shards = [{"shard": index, "parts": [_part(p) for p in parts]} for index, parts in sorted(self.shards.items())]
+        shards = [
+            {"shard": index, "parts": [part.to_dict() for part in parts]}
+            for index, parts in sorted(self.shards.items())
+        ]
         body: dict[str, Any] = {
             "schema": SCHEMA,
             "run_id": self.run_id,
@@ -89,7 +92,7 @@ class Manifest:
                 raw["tokens"]["output"],
                 rollouts["failures"],
             )
-            shards = {entry["shard"]: tuple(Part(**part) for part in entry["parts"]) for entry in raw["shards"]}
+            shards = {entry["shard"]: tuple(Part.from_dict(part) for part in entry["parts"]) for entry in raw["shards"]}
             return cls(
                 raw["run_id"],
                 raw["name"],
@@ -101,16 +104,6 @@ class Manifest:
                 totals,
                 shards,
             )
-
-
-def _part(part: Part) -> dict[str, Any]:
-    return {
-        "key": part.key,
-        "rows": part.rows,
-        "size": part.size,
-        "sha256": part.sha256,
-        "generation": part.generation,
-    }
 
 
 def build_manifest(plan: Plan, heads: Mapping[int, Head], now: float, *, open_ended: bool = False) -> Manifest:

@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import zstandard
 
@@ -15,7 +16,11 @@ from kubegym.core.ids import parse_rollout_id
 from kubegym.rollout.head import Head, Part, head_key
 from kubegym.rollout.manifest import Manifest, build_manifest, manifest_key
 from kubegym.rollout.plan import Plan, plan_key
+from kubegym.rollout.samples import decode, of_results, require_arrow, samples_key
 from kubegym.storage.protocol import ObjectStore
+
+if TYPE_CHECKING:
+    import pyarrow
 
 _MARK = b'"kubegym":{"schema":'
 _ID = b'"rollout_id":"'
@@ -73,6 +78,25 @@ class StoredRun:
                 task.cancel()
             await asyncio.gather(*ahead, return_exceptions=True)
 
+    async def samples(self) -> AsyncIterator[pyarrow.Table]:
+        """The token data of the run's results, a part at a time, shard by shard; none where none was kept.
+
+        Of attempts that were made again nothing is left in it. See ``samples.encode`` for the columns.
+
+        Raises:
+            CorruptPart: a file is missing, or not what its head recorded.
+            InvalidSpec: "MissingDependency", pyarrow is not installed.
+        """
+        for _, parts in sorted(self.manifest.shards.items()):
+            if not any(part.samples for part in parts):
+                continue
+            require_arrow()
+            results = {rollout_key(line) for lines in by_task(await read_parts(self.store, parts)) for line in lines}
+            for part in parts:
+                if part.samples is not None:
+                    data = await _checked(self.store, samples_key(part.key), part.samples.sha256)
+                    yield of_results(decode(data), results)
+
     async def attempts(self) -> AsyncIterator[bytes]:
         """Every committed attempt, retried ones included, shard by shard in the order of commit."""
         for _, parts in sorted(self.manifest.shards.items()):
@@ -96,16 +120,21 @@ async def read_parts(store: ObjectStore, parts: Sequence[Part]) -> list[bytes]:
     """The lines of parts, in order, each checked against its digest."""
     lines: list[bytes] = []
     for part in parts:
-        stored = await store.get(part.key)
-        if stored is None:
-            raise CorruptPart(f"{store.url}/{part.key} is missing")
-        if hashlib.sha256(stored.data).hexdigest() != part.sha256:
-            raise CorruptPart(f"{store.url}/{part.key} does not have the digest that its head recorded")
-        body = stored.data
+        body = await _checked(store, part.key, part.sha256)
         if part.compression == "zstd":
             body = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(body)).read()
         lines += body.splitlines(keepends=True)
     return lines
+
+
+async def _checked(store: ObjectStore, key: str, sha256: str) -> bytes:
+    """An object of a run. Raises CorruptPart where it is not what the head recorded."""
+    stored = await store.get(key)
+    if stored is None:
+        raise CorruptPart(f"{store.url}/{key} is missing")
+    if hashlib.sha256(stored.data).hexdigest() != sha256:
+        raise CorruptPart(f"{store.url}/{key} does not have the digest that its head recorded")
+    return stored.data
 
 
 async def newest_plan(store: ObjectStore) -> Plan | None:

@@ -74,6 +74,7 @@ class RemoteAgent:
         max_total_tokens: tokens of a rollout; None leaves it to the agent.
         on_truncated: whether a truncated conversation's verdict counts.
         overrides: Responses create-params that win over the row's own; ``metadata`` is merged by key.
+        token_ids: whether the reply should come with token ids (contract 2.7).
     """
 
     urls: Sequence[str]
@@ -86,6 +87,7 @@ class RemoteAgent:
     max_total_tokens: int | None = None
     on_truncated: Literal["Verify", "Skip"] = "Verify"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    token_ids: bool = False
 
 
 class RemoteEpisodes:
@@ -183,6 +185,7 @@ class _Entry:
             "max_steps": agent.max_steps,
             "max_total_tokens": agent.max_total_tokens,
             "on_truncated": agent.on_truncated,
+            "token_ids": agent.token_ids or None,
         }
         self._settings = {name: value for name, value in settings.items() if value is not None}
 

@@ -23,6 +23,7 @@ from kubegym.rollout.head import (
     Head,
     Holder,
     Part,
+    SamplesFile,
     Totals,
     claimed,
     committed,
@@ -34,6 +35,8 @@ from kubegym.rollout.head import (
 )
 from kubegym.rollout.holder import is_gone
 from kubegym.rollout.plan import ShardPlan
+from kubegym.rollout.samples import Sampled, refer, samples_key
+from kubegym.rollout.samples import encode as encode_samples
 from kubegym.storage.errors import Conflict
 from kubegym.storage.protocol import ObjectStore
 
@@ -143,6 +146,7 @@ class _Pending:
     """Results not yet durable."""
 
     lines: list[bytes] = field(default_factory=list)
+    sampled: list[Sampled | None] = field(default_factory=list)
     size: int = 0
     settled: list[int] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
@@ -152,6 +156,7 @@ class _Pending:
         """These and, behind them, later ones."""
         return _Pending(
             self.lines + later.lines,
+            self.sampled + later.sampled,
             self.size + later.size,
             self.settled + later.settled,
             self.totals + later.totals,
@@ -204,13 +209,26 @@ class OpenShard:
         left = self._head.lease_expires - self._access.clock.time()
         return self._head.state == "Claimed" and left < self._access.lease_seconds * 2 / 3
 
-    def record(self, ordinal: int, line: bytes, attempt: Attempt, *, final: bool, now: float) -> None:
-        """Take the row of an attempt; ``final`` settles the ordinal, otherwise it is history of a retried one."""
+    def record(
+        self,
+        ordinal: int,
+        line: bytes,
+        attempt: Attempt,
+        *,
+        final: bool,
+        now: float,
+        sampled: Sampled | None = None,
+    ) -> None:
+        """Take the row of an attempt; ``final`` settles the ordinal, otherwise it is history of a retried one.
+
+        ``sampled`` are its token ids, where they are kept; the row then says where (``samples_ref``).
+        """
         pending = self._pending
         if not pending.lines:
             pending.since = now
         pending.lines.append(line)
-        pending.size += len(line)
+        pending.sampled.append(sampled)
+        pending.size += len(line) + (sampled.size if sampled is not None else 0)
         if final:
             pending.settled.append(ordinal)
             self._left -= 1
@@ -243,16 +261,31 @@ class OpenShard:
             if not self._pending.lines:
                 return
             batch, self._pending = self._pending, _Pending()
-            body = self._access.encode(b"".join(batch.lines))
             key = part_key(self.plan.index, self._head.epoch, self._part_number, self._access.compression)
             self._part_number += 1
             try:
+                lines, samples = await self._put_samples(key, batch)
+                body = self._access.encode(b"".join(lines))
                 await self._access.retrying(lambda: self._access.store.put(key, body))
             except BaseException:
                 self._pending = batch.before(self._pending)  # nothing names the part: whoever flushes next tries again
                 raise
-            part = Part(key, len(batch.lines), len(body), hashlib.sha256(body).hexdigest(), self._head.generation)
+            part = Part(key, len(lines), len(body), _sha256(body), self._head.generation, samples)
             await self._commit(part, batch.settled, batch.totals)
+
+    async def _put_samples(self, part: str, batch: _Pending) -> tuple[list[bytes], SamplesFile | None]:
+        """Write the file beside a part, if there is anything for it; the lines, which then say where."""
+        sampled = [one for one in batch.sampled if one is not None]
+        if not sampled:
+            return batch.lines, None
+        key, body = samples_key(part), encode_samples(sampled)
+        await self._access.retrying(lambda: self._access.store.put(key, body))
+        lines, first = [], 0
+        for line, one in zip(batch.lines, batch.sampled, strict=True):
+            count = len(one.samples) if one is not None else 0
+            lines.append(refer(line, key, first, count) if count else line)
+            first += count
+        return lines, SamplesFile(first, len(body), _sha256(body))
 
     async def release(self) -> None:
         """Flush and give the shard back, unless it is committed."""
@@ -275,6 +308,10 @@ class OpenShard:
         )
         self._etag = await self._access.write_head(head, self._etag)
         self._head = head
+
+
+def _sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def require_own(head: Head, run_id: str, output: str) -> None:

@@ -14,12 +14,14 @@ from kubegym.core.ids import rollout_id
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, Episodes
 from kubegym.core.retry import Backoff
 from kubegym.core.rows import build_row, encode_row
+from kubegym.core.tokens import Tokens
 from kubegym.rollout.errors import FailureBudgetExceeded
 from kubegym.rollout.groups import Group, GroupAssembly, Member
 from kubegym.rollout.head import Totals
 from kubegym.rollout.isolate import Quarantine
 from kubegym.rollout.metrics import WorkerMetrics
 from kubegym.rollout.pool import ShardPool, Workload
+from kubegym.rollout.samples import Sampled, record_of
 from kubegym.rollout.scheduler import Scheduler, Work
 
 log = logging.getLogger("kubegym.rollout")
@@ -41,6 +43,7 @@ class WorkerSettings:
         min_failures: the budget halts a run only after this many failures of this process, so that a small run ends
             with its table and a resumed one gets on.
         tick_seconds: how often age and leases are looked at.
+        tokens: what becomes of token ids: nothing, a file beside each part, or fields of the rows (contract 2.7).
     """
 
     concurrency: int = 32
@@ -51,6 +54,7 @@ class WorkerSettings:
     max_failed_fraction: float = 0.05
     min_failures: int = 20
     tick_seconds: float = 0.2
+    tokens: Tokens = "None"
 
     @property
     def ceiling_step(self) -> int:
@@ -316,11 +320,23 @@ class Worker:
     def _write(
         self, workload: Workload, ordinal: int, assignment: Assignment, attempt: Attempt, *, final: bool
     ) -> dict[str, Any]:
-        row, line = _written(assignment, attempt, self._episodes.info(assignment.environment), self._run_id)
-        workload.shard.record(ordinal, line, attempt, final=final, now=asyncio.get_running_loop().time())
+        info = self._episodes.info(assignment.environment)
+        sampled = self._sampled(assignment, attempt, info.agent)
+        row, line = _written(assignment, attempt, info, self._run_id)
+        now = asyncio.get_running_loop().time()
+        workload.shard.record(ordinal, line, attempt, final=final, now=now, sampled=sampled)
         self.progress.totals.count(attempt, final)
         self._metrics.finished(attempt, final)
         return row
+
+    def _sampled(self, assignment: Assignment, attempt: Attempt, agent: str) -> Sampled | None:
+        """An attempt's token ids as the run wants them: here for the file beside the part, or in the row's response."""
+        if self._settings.tokens == "Samples":
+            record = record_of(attempt)
+            return Sampled(assignment, attempt, agent, record.samples) if record and record.samples else None
+        if attempt.tokens is not None and attempt.response is not None and self._settings.tokens == "Inline":
+            attempt.tokens.place(attempt.response["output"])
+        return None
 
     def _budget_spent(self) -> bool:
         settings = self._settings

@@ -28,6 +28,7 @@ from kubegym.core.spec.common import (
     require_exactly_one,
 )
 from kubegym.core.spec.model import ModelsByRole
+from kubegym.core.tokens import Tokens
 
 DatasetUri = Annotated[str, StringConstraints(pattern=r"^(s3|gs|az|hf|https|file)://\S+$", max_length=1024)]
 OutputUri = Annotated[str, StringConstraints(pattern=r"^(s3|gs|az|file)://\S+$", max_length=1024)]
@@ -208,6 +209,11 @@ class Output(SpecModel):
     """Certificates (PEM) that `endpoint` is verified with, where a public authority did not sign it."""
     compression: Literal["zstd", "none"] = "zstd"
     """Compression of part files: `zstd` writes `shards/<i>/<epoch>-<n>.jsonl.zst`, `none` plain `.jsonl`."""
+    tokens: Tokens = "None"
+    """Token ids and log-probs of the policy's calls, for training: `Samples` keeps them in an Arrow file beside each part,
+    `Inline` in the rows as NeMo Gym does (many times the size), `None` asks for none. The model must tell them, as vLLM
+    does.
+    """
     merge: bool = False
     """True also writes `rollouts.jsonl`, `rollouts_failures.jsonl` and aggregate metrics, as NeMo Gym does, when the
     run is complete.

@@ -12,6 +12,7 @@ import orjson
 from kubegym.core.messages import parts_text
 from kubegym.model.simulated.config import Fault, SimulatedConfig
 from kubegym.model.simulated.sample import sample
+from kubegym.model.simulated.tokens import tell_tokens
 
 FINGERPRINT = "kubegym-simulated"
 """``system_fingerprint`` and ``owned_by``: nobody shall take a simulated answer for a model's."""
@@ -95,6 +96,8 @@ class Answerer:
                 "total_tokens": prompt_tokens + tokens,
             },
         }
+        if body.get("return_token_ids"):
+            tell_tokens(reply, messages)
         if fault == "empty_choices":
             reply["choices"] = []
         return Plan(first, first + tokens * config.seconds_per_token, 200, reply, fault, prompt_tokens, tokens)
