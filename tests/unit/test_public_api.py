@@ -27,6 +27,7 @@ PUBLIC = [
     "Verdict",
     "VerifierError",
     "__version__",
+    "batches",
     "load",
     "offload",
     "run",

@@ -33,12 +33,13 @@ class CallTokens(NamedTuple):
     def read(cls, fields: Mapping[str, Any]) -> CallTokens | None:
         """The contract's fields of an item; None where they are not there, or are not ids and numbers."""
         prompt, generated, log_probs = (fields.get(name) for name in TOKEN_FIELDS)
-        if prompt is None or generated is None or log_probs is None or len(generated) != len(log_probs):
+        if prompt is None or generated is None or log_probs is None:
             return None
         try:
-            return cls(array(_IDS, prompt), array(_IDS, generated), array(_LOG_PROBS, log_probs))
+            told = cls(array(_IDS, prompt), array(_IDS, generated), array(_LOG_PROBS, log_probs))
         except (TypeError, OverflowError):
             return None
+        return told if len(told.generated) == len(told.log_probs) else None
 
     def fields(self) -> dict[str, list[int] | list[float]]:
         """The contract's fields."""

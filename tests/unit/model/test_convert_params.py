@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kubegym.core.tokens import TOKEN_FIELDS
 from kubegym.model.convert import (
-    TOKEN_FIELDS,
     chat_messages,
     chat_request,
     param_problems,
@@ -156,13 +156,12 @@ class TestTokenIds:
         ],
         ids=["vllm", "beside the message", "spelled in the log-probs", "a bundle"],
     )
-    def test_are_on_the_last_item(self, chat: dict[str, Any]) -> None:
-        call = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
-        chat["choices"][0]["message"]["tool_calls"] = [call]
-        output = read_completion(chat, {}, "x").response["output"]
-        assert {name: output[-1][name] for name in TOKEN_FIELDS} == TOKENS
-        assert all(name not in output[0] for name in TOKEN_FIELDS)
-        assert "logprobs" not in output[0]["content"][0]
+    def test_come_with_the_reply(self, chat: dict[str, Any]) -> None:
+        completed = read_completion(chat, {}, "x")
+        assert completed.tokens is not None
+        assert completed.tokens.fields() == TOKENS
+        (item,) = completed.response["output"]
+        assert "logprobs" not in item["content"][0]
 
     def test_log_probs_stay_where_they_were_asked_for(self) -> None:
         chat = {**completion({"content": "a"}, token_ids=[5, 6], logprobs=LOGPROBS), "prompt_token_ids": [1, 2]}
@@ -185,12 +184,14 @@ class TestTokenIds:
         ids=["no prompt", "no log-probs", "lengths differ", "no ids"],
     )
     def test_all_three_or_none(self, chat: dict[str, Any]) -> None:
-        (item,) = read_completion(chat, {}, "x").response["output"]
-        assert not item.keys() & set(TOKEN_FIELDS)
+        assert read_completion(chat, {}, "x").tokens is None
 
     def test_never_go_upstream(self) -> None:
         chat = {**completion({"content": "a"}, token_ids=[5, 6], logprobs=LOGPROBS), "prompt_token_ids": [1, 2]}
-        output = read_completion(chat, {}, "x").response["output"]
+        completed = read_completion(chat, {}, "x")
+        assert completed.tokens is not None
+        output = completed.response["output"]
+        output[-1].update(completed.tokens.fields())
         assert chat_messages(output) == [{"role": "assistant", "content": "a"}]
 
 

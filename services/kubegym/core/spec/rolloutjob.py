@@ -210,9 +210,9 @@ class Output(SpecModel):
     compression: Literal["zstd", "none"] = "zstd"
     """Compression of part files: `zstd` writes `shards/<i>/<epoch>-<n>.jsonl.zst`, `none` plain `.jsonl`."""
     tokens: Tokens = "None"
-    """Token ids and log-probs of the policy's calls, for training: `Samples` keeps them in an Arrow file beside each part,
-    `Inline` in the rows as NeMo Gym does (many times the size), `None` asks for none. The model must tell them, as vLLM
-    does.
+    """Token ids and log-probs of the policy's calls, for training: `Samples` keeps them in an Arrow file beside each
+    part, `Inline` in the rows as NeMo Gym does (many times the size), `None` asks for none. The model must tell them,
+    as vLLM does.
     """
     merge: bool = False
     """True also writes `rollouts.jsonl`, `rollouts_failures.jsonl` and aggregate metrics, as NeMo Gym does, when the
