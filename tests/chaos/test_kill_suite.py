@@ -17,13 +17,14 @@ from kubegym.rollout import BatchRun, Manifest, open_plan, read_run
 from kubegym.storage import MemoryStore
 from kubegym.storage.faults import Fault, FaultyStore, RandomFaults, Rule, Schedule, Script, SimulatedCrash
 from kubegym.storage.protocol import ObjectStore
-from testbed.episodes import Rows, ScriptedEpisodes, draft, lognormal, mixed
+from testbed.episodes import Rows, ScriptedEpisodes, draft, lognormal, mixed, with_tokens
 from testbed.runs import QUICK, access, assert_exactly_once, collect
 
 pytestmark = [pytest.mark.chaos, pytest.mark.looptime]
 
 ASKED = draft(10, 3, tasks_per_shard=3)
-SETTINGS = replace(QUICK, concurrency=6, flush_seconds=0.5)
+SETTINGS = replace(QUICK, concurrency=6, flush_seconds=0.5, tokens="Samples")
+BEHAVIOUR = with_tokens(mixed)
 
 
 async def _process(store: ObjectStore, worker: str, start: float = 0.0) -> Manifest | None:
@@ -31,7 +32,7 @@ async def _process(store: ObjectStore, worker: str, start: float = 0.0) -> Manif
     try:
         mine = access(store, worker=worker)
         opened = await open_plan(store, ASKED, mine.clock)
-        episodes = ScriptedEpisodes(mixed, pause=lognormal(1.0, 0.7))
+        episodes = ScriptedEpisodes(BEHAVIOUR, pause=lognormal(1.0, 0.7))
         return await BatchRun(mine, opened, episodes, Rows(), SETTINGS, start=start).run()
     except SimulatedCrash:
         return None
@@ -51,7 +52,7 @@ async def _finish(store: ObjectStore) -> None:
 
 async def _count_operations() -> int:
     store = FaultyStore(MemoryStore(), Script())
-    await collect(store, ASKED, ScriptedEpisodes(mixed, pause=lognormal(1.0, 0.7)), settings=SETTINGS)
+    await collect(store, ASKED, ScriptedEpisodes(BEHAVIOUR, pause=lognormal(1.0, 0.7)), settings=SETTINGS)
     return len(store.log)
 
 

@@ -49,7 +49,9 @@ async def rows_of(spec: RunSpec, output: Path) -> list[Any]:
         fields = {name: row[name] for name in ("kind", "answer", "guesses") if name in row}
         names = ("task_id", "outcome", "stop_reason", "failure", "environment", "verifier")
         tokens = samples[ours["rollout_id"]]
-        kept.append((row["reward"], row["agent_ref"], conversation, fields, {name: ours[name] for name in names}, tokens))
+        kept.append(
+            (row["reward"], row["agent_ref"], conversation, fields, {name: ours[name] for name in names}, tokens)
+        )
     return kept
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from kubegym.core.ids import derive_seed, task_id
 from kubegym.core.outcomes import Failure
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
+from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, TokenRecord
 from kubegym.rollout import Draft, TaskRow, Wanted
 
 Behaviour = Callable[[Assignment], Attempt]
@@ -39,6 +40,21 @@ def mixed(assignment: Assignment) -> Attempt:
     if draw < 25:
         return Attempt("failed", failure=Failure("model", "ModelUnavailable", "away", True, assignment.attempt))
     return scored(assignment)
+
+
+def with_tokens(behaviour: Behaviour) -> Behaviour:
+    """Attempts of two calls, the second going on from the first, with ids that tell whose they are."""
+
+    def attempt(assignment: Assignment) -> Attempt:
+        made = behaviour(assignment)
+        prompt = [assignment.task_index, assignment.rollout_index, assignment.attempt]
+        made.tokens = TokenRecord()
+        for place, (asked, said) in enumerate(((prompt, [7, 8]), ([*prompt, 7, 8, 9], [10]))):
+            told = dict(zip(TOKEN_FIELDS, (asked, said, [-0.5] * len(said)), strict=True))
+            made.tokens.add(CallTokens.read(told), place, version=3)
+        return made
+
+    return attempt
 
 
 class ScriptedEpisodes:

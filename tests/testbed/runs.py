@@ -19,6 +19,7 @@ from kubegym.rollout import (
     Manifest,
     Plan,
     StoreAccess,
+    StoredRun,
     WorkerSettings,
     job_holder,
     open_plan,
@@ -94,7 +95,15 @@ async def assert_exactly_once(store: ObjectStore) -> list[dict[str, Any]]:
         (row["kubegym"]["task_index"], row["_ng_rollout_index"], row["kubegym"]["attempt"]) for row in attempts
     )
     assert set(settling.values()) <= {1}, "an attempt was committed twice"
+    await _assert_samples_of(run, rows)
     return rows
+
+
+async def _assert_samples_of(run: StoredRun, rows: list[dict[str, Any]]) -> None:
+    """Token data is there of the rows that say so, each once, and of no attempt that was made again."""
+    kept = {row["kubegym"]["rollout_id"] for row in rows if row["kubegym"]["samples_ref"]}
+    found = [one async for table in run.samples() for one in table["rollout_id"].to_pylist()]
+    assert sorted(found) == sorted(kept)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -15,27 +15,17 @@ from kubegym.rollout.reader import CorruptPart
 from kubegym.rollout.samples import Sampled, decode, encode, join, refer, samples_key
 from kubegym.storage import MemoryStore
 from kubegym.storage.faults import Fault, FaultyStore, Rule, Script
-from testbed.episodes import ScriptedEpisodes, draft, scored
+from testbed.episodes import ScriptedEpisodes, draft, scored, with_tokens
 from testbed.runs import QUICK, collect
 
 
-def record(assignment: Assignment) -> TokenRecord:
-    """Two calls, of ids that tell whose they are."""
-    tokens = TokenRecord()
-    first = [assignment.task_index, assignment.rollout_index, assignment.attempt]
-    for place, (prompt, generated) in enumerate(((first, [7, 8]), ([*first, 7, 8, 9], [10]))):
-        told = CallTokens.read(dict(zip(TOKEN_FIELDS, (prompt, generated, [-0.5] * len(generated)), strict=True)))
-        tokens.add(told, place, 3)
-    return tokens
-
-
+@with_tokens
 def attempt(assignment: Assignment) -> Attempt:
     """The first attempt of every third task fails after its calls."""
     if assignment.task_index % 3 == 0 and assignment.attempt == 0:
         made = Attempt("failed", failure=Failure("model", "ModelUnavailable", "gone", True, 0))
     else:
         made = scored(assignment)
-    made.tokens = record(assignment)
     made.response = {"output": [{"type": "message"}, {"type": "message"}]}
     return made
 
