@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,7 +51,8 @@ FORWARD = textwrap.dedent("""
             if trained:
                 again = log_probs[place - 1, ids[0, place]].item()
                 differences.append(abs(again - sample["log_probs"][place]))
-    print(json.dumps({"tokens": len(differences), "max": max(differences), "mean": sum(differences) / len(differences)}))
+    mean = sum(differences) / len(differences)
+    print(json.dumps({"tokens": len(differences), "max": max(differences), "mean": mean}))
 """)
 
 Call = tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]
@@ -73,8 +75,6 @@ class Listening(ChatClient):
 
 def float32(value: float) -> float:
     """As the file has it."""
-    from array import array
-
     return array("f", [value])[0]
 
 
@@ -141,18 +141,15 @@ async def test_they_are_the_engines_and_another_agrees(url: str, template: str, 
     assert len({sample["rollout_id"] for sample in samples}) == len(results) >= ROLLOUTS
     calls = sum(len(row["kubegym"]["turns"]) for row in results.rows)
     kept = Counter(call for sample in samples for call in calls_of(sample))
+    assert kept == client.heard, "what is kept is not what the engine told"
     if template == "rewriting":
         assert len(samples) == calls
-        assert kept == client.heard, "what is kept is not what the engine told"
     else:
-        assert kept == client.heard, "what is kept is not what the engine told"
         assert len(samples) - len(results) < calls / 20, "the template appends: few histories come back as other tokens"
 
     lines = "".join(json.dumps(sample) + "\n" for sample in samples).encode()
     compared = json.loads(in_container(engine(), WEIGHTS, ["python", "-c", FORWARD], stdin=lines).splitlines()[-1])
-    rewritten = len(samples) - len(results)
-    print(
-        f"\n{template}: {len(results)} rollouts, {calls} calls, {rewritten} histories rewritten; log-probs: {compared}"
-    )
+    counts = f"{len(results)} rollouts, {calls} calls, {len(samples) - len(results)} histories rewritten"
+    print(f"\n{template}: {counts}; log-probs: {compared}")
     assert compared["tokens"] == sum(sum(sample["loss_mask"]) for sample in samples)
     assert compared["max"] < 1e-3

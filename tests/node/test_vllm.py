@@ -15,26 +15,10 @@ from testbed.k8s.api import Object
 from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_results import results
 from testbed.kind_runs import applied, finished, greedy, output
+from testbed.vllm_server import ARGUMENTS, VARIABLES
 
 WEIGHTS = Path(kubegym.model.__file__).parent / "tiny"
 VOLUME = "tiny-weights"
-# What keeps it small and quick on a CPU: no compiler, no second process for the engine, little memory for the cache.
-ENGINE_ARGS = {
-    "block-size": "32",
-    "distributed-executor-backend": "uni",
-    "dtype": "float32",
-    "enable-auto-tool-choice": "",
-    "enforce-eager": "",
-    "max-model-len": "1024",
-    "max-num-seqs": "64",
-    "tool-call-parser": "hermes",
-}
-VARIABLES = {
-    "OMP_NUM_THREADS": "1",
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +66,7 @@ def test_a_real_vllm_gives_scored_rows(cluster: KindCluster, image: str) -> None
         "engine": "vllm",
         "source": {"uri": f"pvc://{VOLUME}"},
         "accelerator": {"resourceName": "cpu"},
-        "engineArgs": ENGINE_ARGS,
+        "engineArgs": ARGUMENTS,
         "podTemplate": {"spec": {"containers": [engine]}},
     }
     with applied(cluster, manifests):
