@@ -121,7 +121,8 @@ class Parts:
         namespaces = settings.watch_namespaces or None
         clock = SystemClock()
         self.metrics = metrics
-        self.cache = Cache(INDICES)
+        context = build_context(settings)
+        self.cache = Cache(INDICES, revision=context.render_revision)
         executor = Executor(
             api,
             self.cache,
@@ -130,7 +131,7 @@ class Parts:
             EventRecorder(api, clock, _instance(settings)),
         )
         observer = Observer(self.cache, api, HttpProber(session), HttpProgressReader(session), clock)
-        controller = Controller(self.cache, observer, executor, build_context(settings))
+        controller = Controller(self.cache, observer, executor, context)
         self.queue = Queue(
             controller.reconcile,
             workers=settings.workers,

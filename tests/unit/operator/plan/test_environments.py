@@ -119,6 +119,24 @@ async def test_a_newer_operator_restarts_nothing_until_it_is_told_to() -> None:
     assert agent["metadata"]["annotations"]["kubegym.dev/render-revision"] == "2"
 
 
+async def test_an_older_rendering_that_was_edited_is_put_back_as_it_was() -> None:
+    world = await running()
+    before = await world.get(DEPLOYMENT, "math-agent")
+    await world.restart(with_revision(world.context, "2"))
+    await world.live()
+    template = {"spec": {"terminationGracePeriodSeconds": 1}}
+    await world.kube.patch(DEPLOYMENT, NAMESPACE, "math-agent", {"spec": {"template": template}})
+    service = await world.get(SERVICE, "math-agent")
+    await world.kube.patch(SERVICE, NAMESPACE, "math-agent", {"spec": {"ports": None}})
+    await world.live()
+    after = await world.get(DEPLOYMENT, "math-agent")
+    assert after["spec"] == before["spec"]
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"], "still the older rendering"
+    assert (await world.get(SERVICE, "math-agent"))["spec"] == service["spec"]
+    assert await world.condition(GYM_ENVIRONMENT, "math", "RenderOutdated") == ("True", "Outdated")
+    assert await world.restart(world.context) == []
+
+
 async def test_children_that_were_edited_or_deleted_by_hand_are_repaired() -> None:
     world = await running()
     service = await world.get(SERVICE, "math-agent")
