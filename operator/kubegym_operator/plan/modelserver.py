@@ -56,6 +56,9 @@ from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, rea
 ASK_AGAIN: Final = 2.0
 """Seconds until a part whose pods are ready, but which did not answer, is asked again."""
 
+CONFIG_MAPS_EVERY: Final = 60.0
+"""Seconds between two looks at ConfigMaps that a podTemplate names: users' own, which no watch shows (rule 10)."""
+
 MODEL_QUESTION: Final = "/readyz"
 
 
@@ -240,6 +243,8 @@ def _last_request(snapshot: ModelServerSnapshot) -> float | None:
 
 def _requeue(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> float | None:
     waits = [view.rest.again_after, unsettled_until(snapshot.pods, snapshot.now)]
+    if snapshot.names_config_maps:
+        waits.append(CONFIG_MAPS_EVERY)
     if not serving.serves and view.workload.wanted and view.workload.addresses:
         waits.append(ASK_AGAIN)
     return min((wait for wait in waits if wait is not None), default=None)

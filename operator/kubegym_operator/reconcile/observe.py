@@ -88,6 +88,7 @@ class Observer:
             pods=self._pods(raw),
             active_jobs=jobs_of_server(raw, jobs, environments),
             config_digests=await self._config_digests(raw),
+            names_config_maps=any(_config_maps_named(spec_of(raw))),
             cluster=Cluster(lws, await self._kueue(server.spec.queue is not None)),
             now=self._clock.time(),
         )
@@ -107,6 +108,7 @@ class Observer:
             permitted=await self._permitted(raw, servers),
             active_jobs=jobs_of_environment(raw, references.jobs_of_environment(self._cache, raw)),
             config_digests=await self._config_digests(raw),
+            names_config_maps=any(_config_maps_named(spec_of(raw))),
             token=secrets.token_urlsafe(32),
             now=self._clock.time(),
         )
