@@ -55,13 +55,11 @@ from kubegym_operator.plan.objects import (
     status_of,
     typed,
 )
+from kubegym_operator.plan.queues import REFERENCE_GRACE
 from kubegym_operator.plan.snapshot import EnvironmentSnapshot, Question, ServerKey
 from kubegym_operator.plan.status import kstatus, next_status
 from kubegym_operator.plan.times import rfc3339, seconds
 from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, read_serving, read_workload
-
-REFERENCE_GRACE: Final = 60.0
-"""Seconds in which what a new object refers to may still be applied after it."""
 
 PART_QUESTION: Final = "/readyz"
 

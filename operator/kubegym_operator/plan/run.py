@@ -16,7 +16,6 @@ from kubegym_operator.build.endpoints import POLICY, EntryEndpoints, entry_endpo
 from kubegym_operator.build.frozen import FrozenRun, freeze
 from kubegym_operator.plan.actions import Object
 from kubegym_operator.plan.environment import (
-    REFERENCE_GRACE,
     Models,
     models_serving,
     models_trouble,
@@ -25,6 +24,7 @@ from kubegym_operator.plan.environment import (
 from kubegym_operator.plan.failures import Trouble
 from kubegym_operator.plan.modelserver import served_at
 from kubegym_operator.plan.objects import condition, holds, typed
+from kubegym_operator.plan.queues import REFERENCE_GRACE
 from kubegym_operator.plan.snapshot import RolloutJobSnapshot
 from kubegym_operator.plan.times import seconds
 from kubegym_operator.plan.workload import Serving

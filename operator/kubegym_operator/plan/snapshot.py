@@ -84,10 +84,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the API server knows besides the kinds that every cluster has."""
+    """What the API server knows besides the kinds that every cluster has.
+
+    ``local_queue``: the queue that something waits for; None where there is none. Not looked at while nothing waits.
+    """
 
     leader_worker_set: bool = False
     kueue: bool = False
+    local_queue: Object | None = None
 
 
 @dataclass(frozen=True, slots=True)
