@@ -246,6 +246,8 @@ def _requeue(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> fl
     if snapshot.names_config_maps:
         waits.append(CONFIG_MAPS_EVERY)
     queued = snapshot.server.spec.queue is not None
+    if view.missing_kind:
+        waits.append(QUEUE_EVERY)
     if queued and (waits_for_quota(view.workload.trouble) or not snapshot.cluster.kueue):
         waits.append(QUEUE_EVERY)
     if not serving.serves and view.workload.wanted and view.workload.addresses:

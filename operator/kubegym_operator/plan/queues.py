@@ -15,7 +15,7 @@ REFERENCE_GRACE: Final = 60.0
 """Seconds in which what a new object refers to may still be applied after it."""
 
 QUEUE_EVERY: Final = 30.0
-"""Seconds between two looks at the queue of something that waits: no watch shows it."""
+"""Seconds between two looks at what no watch shows: the queue of something that waits, a kind that is missing."""
 
 
 def queue_trouble(raw: Object, queue: str, cluster: Cluster, now: float) -> Trouble | None:

@@ -17,6 +17,7 @@ from kubegym_operator.build.scale import initial_scale, wanted_replicas
 from testbed.rendered import Object, containers, pod_templates, with_identity
 
 CONTEXT = BuildContext()
+POLICY = {"policy": {"endpoint": {"baseUrl": "https://models.example.com/v1", "model": "m"}}}
 HUB = {"uri": "hf://org/model", "revision": "abc"}
 
 
@@ -204,7 +205,7 @@ def test_the_digest_says_whether_the_spec_changed_not_who_rendered_it() -> None:
 
 def test_a_config_map_that_a_pod_template_names_rolls_the_pods() -> None:
     overlay = {"spec": {"volumes": [{"name": "tools", "configMap": {"name": "tools"}}]}}
-    made = environment(resources={"podTemplate": overlay})
+    made = environment(resources={"podTemplate": overlay}, models=POLICY)
 
     def rolls(objects: list[Object]) -> dict[str, str]:
         return {
@@ -224,7 +225,7 @@ def test_another_harness_ends_no_session() -> None:
         annotations: dict[str, str] = found["spec"]["template"]["metadata"]["annotations"]
         return annotations[CONFIG_DIGEST]
 
-    one, other = environment(agent={"maxSteps": 1}), environment(agent={"maxSteps": 2})
+    one, other = (environment(agent={"maxSteps": steps}, models=POLICY) for steps in (1, 2))
     assert digest(one, "e-resources") == digest(other, "e-resources")
     assert digest(one, "e-agent") != digest(other, "e-agent")
 

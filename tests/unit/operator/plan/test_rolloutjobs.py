@@ -416,7 +416,7 @@ async def test_an_entry_brings_its_own_model() -> None:
     world = World()
     job = rollout_job()
     job["spec"]["environments"][0]["models"] = {"policy": {"server": {"engine": "simulated"}}}
-    await world.apply(environment(models={}), job)
+    await world.apply(environment(models={}, agent={"placement": "Worker"}), job)
     await world.live()
     assert await world.exists(MODEL_SERVER, "run-math-policy")
     assert await run_condition(world, "Progressing") == ("True", "Collecting")
@@ -430,6 +430,36 @@ async def test_an_entry_brings_its_own_model() -> None:
     await world.finish_job("run-finalise", words=WORDS)
     await world.live()
     assert not await world.exists(MODEL_SERVER, "run-math-policy"), "a finished run holds no accelerator"
+
+
+@pytest.mark.parametrize(("role", "part"), [("policy", "agent"), ("judge", "resources")])
+async def test_a_model_of_a_job_that_nobody_would_ask_is_refused(role: str, part: str) -> None:
+    """Rows of another model than the job names would be silently wrong."""
+    world = World()
+    job = rollout_job()
+    job["spec"]["environments"][0]["models"] = {role: {"server": {"engine": "simulated"}}}
+    await world.apply(environment(agent={"placement": "Service" if part == "agent" else "Worker"}), job)
+    await world.live()
+    assert await run_condition(world, "Stalled") == ("True", "InvalidSpec")
+    said = await world.message(ROLLOUT_JOB, "run", "Stalled")
+    assert said.startswith(f"environments[math].models.{role}: ")
+    assert f"spec.{part}.placement" in said
+    assert not await world.exists(JOB, "run")
+    await world.edit(GYM_ENVIRONMENT, "math", {part: {"placement": "Worker"}})
+    await world.live()
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+
+
+async def test_an_agent_in_pods_of_its_own_needs_a_policy() -> None:
+    world = World()
+    await world.apply(environment(models={}))
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Stalled") == ("True", "InvalidSpec")
+    assert "spec.models.policy: is required" in await world.message(GYM_ENVIRONMENT, "math", "Stalled")
+    assert not await world.exists(DEPLOYMENT, "math-agent")
+    await world.edit(GYM_ENVIRONMENT, "math", {"agent": {"placement": "Worker"}})
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Ready") == ("True", "Available")
 
 
 async def test_without_a_policy_the_job_says_where_to_name_one() -> None:
