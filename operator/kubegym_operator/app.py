@@ -38,6 +38,7 @@ from kubegym_operator.metrics import (
     WorkQueueCollector,
     WorkQueueFigures,
 )
+from kubegym_operator.reconcile.arrivals import Arrivals
 from kubegym_operator.reconcile.cache import Cache, Change
 from kubegym_operator.reconcile.controller import Controller
 from kubegym_operator.reconcile.executor import Executor
@@ -121,7 +122,8 @@ class Parts:
         namespaces = settings.watch_namespaces or None
         clock = SystemClock()
         self.metrics = metrics
-        self.cache = Cache(INDICES)
+        context = build_context(settings)
+        self.cache = Cache(INDICES, revision=context.render_revision)
         executor = Executor(
             api,
             self.cache,
@@ -130,7 +132,7 @@ class Parts:
             EventRecorder(api, clock, _instance(settings)),
         )
         observer = Observer(self.cache, api, HttpProber(session), HttpProgressReader(session), clock)
-        controller = Controller(self.cache, observer, executor, build_context(settings))
+        controller = Controller(self.cache, observer, executor, context)
         self.queue = Queue(
             controller.reconcile,
             workers=settings.workers,
@@ -152,6 +154,8 @@ class Parts:
             namespaces=namespaces,
             restarted=metrics.restarts.inc,
         )
+        # An operator of the whole cluster watches definitions: there kopf itself notices.
+        self.arrivals = Arrivals(api, lambda kinds: self.stream.restart()) if namespaces else None
         self.health = Health(
             self.queue, self.resync, self.stream, settings.stuck_seconds, leading=lambda: lease.leading
         )
@@ -174,7 +178,8 @@ class Parts:
         self.stream.start()
         try:
             async with asyncio.TaskGroup() as tasks:
-                work = [tasks.create_task(self.queue.run()), tasks.create_task(self.resync.run())]
+                beside = [self.resync.run()] if self.arrivals is None else [self.resync.run(), self.arrivals.run()]
+                work = [tasks.create_task(each) for each in (self.queue.run(), *beside)]
                 await stop.wait()
                 self.health.stopping = True
                 for task in work:

@@ -327,6 +327,23 @@ MODEL_SERVERS = [
         "oci:// needs a revision, the image's digest sha256:..., unless the uri ends in it",
         False,
     ),
+    Case("server-weights-alone", "ModelServer", {"engine": "vllm", "weights": {"uri": "s3://b/step-7/", "version": 7}}),
+    Case(
+        "server-weights-alone-not-pinned",
+        "ModelServer",
+        {"weights": {"uri": "hf://o/m", "version": 1}},
+        "weights.uri",
+        "hf:// weights are not pinned to a commit: give them as source, with a revision",
+        False,
+    ),
+    Case(
+        "server-weights-image-not-pinned",
+        "ModelServer",
+        {"weights": {"uri": "oci://r/m:1", "version": 1}},
+        "weights.uri",
+        "oci:// weights without source have to end in the image's digest, @sha256:...",
+        False,
+    ),
     Case(
         "server-custom-without-pod",
         "ModelServer",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from kubegym_operator.build.context import BuildContext
 from testbed.k8s.api import Object, Refused
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
@@ -21,6 +22,13 @@ class Desk:
         self.cluster = cluster
         self.namespace = namespace
         self.operator = OperatorThread(cluster.kubeconfig, namespace)
+
+    def restart(self, context: BuildContext) -> None:
+        """Another operator, which renders otherwise, in the place of one that was stopped."""
+        clock = self.operator.clock
+        self.operator = OperatorThread(self.cluster.kubeconfig, self.namespace, context)
+        self.operator.clock = clock
+        self.operator.start()
 
     def apply(self, *objects: Object) -> None:
         """As ``kubectl apply --server-side``."""
@@ -84,6 +92,17 @@ class Desk:
             if event.get("objectRef", {}).get("namespace") == self.namespace
             and event["objectRef"]["resource"] != "events"
         ]
+
+
+def quiet(desk: Desk) -> None:
+    """Wait until the operator has looked at everything once more without writing."""
+    while True:
+        before = desk.writes()
+        asked = len(desk.operator.answers.asked)
+        desk.operator.look()
+        until(lambda: desk.operator.idle(), "nothing is due")
+        if desk.writes() == before and len(desk.operator.answers.asked) == asked:
+            return
 
 
 def install(cluster: Cluster) -> None:

@@ -107,7 +107,7 @@ class OperatorThread:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         configuration = await config.load(self._kubeconfig)
         async with KubeClient(configuration, timeout=30) as api:
-            cache = Cache(INDICES)
+            cache = Cache(INDICES, revision=self._context.render_revision)
             events = EventRecorder(api, SystemClock(), "behaviour")
             executor = Executor(api, cache, OpenFence(), TokenBucket(1000, 1000), events)
             observer = Observer(cache, api, self.answers, self.answers, self.clock)

@@ -125,7 +125,7 @@ class World:
     def start(self, context: BuildContext | None = None) -> None:
         """Start the operator, which knows nothing but what lies in the cluster."""
         self.context = context or self.context
-        self.cache = Cache(INDICES)
+        self.cache = Cache(INDICES, revision=self.context.render_revision)
         self.observer = Observer(self.cache, self.kube, self.answers, self.answers, self.clock)
         events = EventRecorder(self.kube, self.clock, "test")
         self.executor = Executor(self.kube, self.cache, OpenFence(), TokenBucket(1e6, 10**6), events)

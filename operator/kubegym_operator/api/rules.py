@@ -207,6 +207,18 @@ RULES: Final[dict[type[BaseModel], tuple[Rule, ...]]] = {
             "source.revision",
         ),
         Rule(
+            "!has(self.weights) || has(self.source) || !self.weights.uri.startsWith('hf://') "
+            "|| (has(self.cache) && has(self.cache.image))",
+            "hf:// weights are not pinned to a commit: give them as source, with a revision",
+            "weights.uri",
+        ),
+        Rule(
+            "!has(self.weights) || has(self.source) || !self.weights.uri.startsWith('oci://') "
+            "|| self.weights.uri.contains('@sha256:')",
+            "oci:// weights without source have to end in the image's digest, @sha256:...",
+            "weights.uri",
+        ),
+        Rule(
             "!has(self.weights) || self.weights.kind != 'Adapter' || has(self.source)",
             "weights of kind Adapter need source: the model that they adapt",
             "source",

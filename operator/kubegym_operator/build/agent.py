@@ -11,6 +11,7 @@ from kubegym_operator.build.child import Rendering
 from kubegym_operator.build.context import PodPeer
 from kubegym_operator.build.disruption import disruption_budget
 from kubegym_operator.build.endpoints import AGENT_PORT, POLICY, RESOURCES_PORT, ModelEndpointUrl
+from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.labels import Component, selector
 from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
 from kubegym_operator.build.part import PART_COMPUTE, WORKERS, deployment, key_file, key_mounts, model_egress, outside
@@ -31,7 +32,11 @@ def build_agent(
     manifest_mount: Mount,
     config_digests: Mapping[str, str],
 ) -> list[dict[str, Any]]:
-    """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of an environment's agent."""
+    """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of an environment's agent.
+
+    Raises:
+        BuildError: no model plays the policy, which an agent in pods of its own cannot get from a job.
+    """
     spec, name = environment.spec.agent, names.agent(environment.name)
     more_mounts, variables = outside(rendering, endpoints)
     container = Container(
@@ -65,8 +70,12 @@ def _arguments(
     resources = names.url(names.resources(environment.name), rendering.namespace, RESOURCES_PORT)
     arguments = ["serve", "agent", f"{FOLDER}/{FILE}", "--listen", f":{AGENT_PORT}", "--resources-url", resources]
     policy = endpoints.get(POLICY)
-    if policy is None:  # every job names one of its own
-        return arguments
+    if policy is None:
+        raise BuildError(
+            f"spec.models.{POLICY}",
+            "is required where spec.agent.placement is Service: the agent's pods ask it. Name a model, or set the "
+            "placement to Worker, where each RolloutJob may bring its own in environments[].models",
+        )
     if policy.kind == "server":
         return [*arguments, "--model-server", policy.base_url.removesuffix("/v1"), "--model", policy.model]
     arguments += ["--base-url", policy.base_url, "--model", policy.model]

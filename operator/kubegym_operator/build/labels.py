@@ -41,6 +41,9 @@ Equal digest, older ``render-revision``: nobody asked for a change, the old rend
 APPLIED_HASH: Final = "kubegym.dev/applied-hash"
 """Annotation: the hash of the object as it was applied; an equal one means that there is nothing to write."""
 
+RENDERING: Final = "kubegym.dev/rendering"
+"""Annotation: the object as it was applied, compressed (``plan.rendering``)."""
+
 CONFIG_DIGEST: Final = "kubegym.dev/config-digest"
 """Annotation of a pod template: the content of the ConfigMaps that it uses; another one rolls the pods (rule 7)."""
 

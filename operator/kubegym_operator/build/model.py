@@ -26,12 +26,12 @@ from kubegym_operator.build.pod import SERVER_GRACE_SECONDS, Container, Pod
 from kubegym_operator.build.queueing import queue_labels
 from kubegym_operator.build.rolling import NO_DIGESTS, with_config_digest
 from kubegym_operator.build.service import headless_service, service
-from kubegym_operator.build.sources import fetcher, plan_weights
+from kubegym_operator.build.sources import fetcher, first_weights, plan_weights
 
 LEADER_WORKER_SET: Final = "leaderworkerset.x-k8s.io/v1"
 
 _PACE = frozenset({"replicas", "suspend", "idlePolicy", "autoscaling", "weights"})
-"""Fields of the spec that no rendering depends on."""
+"""Fields of the spec that no rendering depends on; on ``weights`` only where they are what an engine starts with."""
 
 _FETCH_RETRIES = 6
 _EXIT_CANNOT_SUCCEED = 11
@@ -111,7 +111,9 @@ def build_fetch_job(server: ModelServer, context: BuildContext) -> list[dict[str
 
 def _rendering(server: ModelServer, context: BuildContext, config_digests: Mapping[str, str]) -> Rendering:
     spec = server.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    rendered = {key: value for key, value in spec.items() if key not in _PACE}
+    start = first_weights(server)
+    pace = _PACE if start is None or start.version is None else _PACE - {"weights"}
+    rendered = {key: value for key, value in spec.items() if key not in pace}
     return Rendering(server, context, content_digest("ModelServer", rendered, dict(config_digests)))
 
 

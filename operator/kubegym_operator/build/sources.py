@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from kubegym.core.spec import Compute, ModelServer, ModelSource
 from kubegym_operator.build import labels
@@ -24,7 +24,8 @@ FETCHED: Final = ("hf", "s3", "gs")
 
 _FETCH_COMPUTE = Compute(requests={"cpu": "250m", "memory": "512Mi"})
 _VOLUME = "weights"
-_FIELD = "spec.source"
+_SOURCE = "spec.source"
+_WEIGHTS = "spec.weights"
 _DIGEST_DIGITS = 16
 _OCI_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 
@@ -48,31 +49,54 @@ class WeightsPlan:
     digest: str = ""
 
 
+class FirstWeights(NamedTuple):
+    """What an engine starts with: the field that says it, where it lies, and its version where that is announced."""
+
+    field: str
+    source: ModelSource
+    version: int | None = None
+
+
+def first_weights(server: ModelServer) -> FirstWeights | None:
+    """What an engine starts with; None: it has a model of its own, or none."""
+    source, weights = server.spec.source, server.spec.weights
+    if source is not None:
+        return FirstWeights(_SOURCE, source)
+    if weights is None or server.spec.engine == "simulated":
+        return None
+    return FirstWeights(_WEIGHTS, ModelSource(uri=weights.uri), weights.version)
+
+
 def plan_weights(server: ModelServer) -> WeightsPlan:
-    """How a server's weights come to it. ``spec.weights`` is loaded while it serves and is no part of the pod.
+    """How a server's first weights come to it.
+
+    ``spec.weights`` beside a source is exchanged while it serves and is no part of the pod. Alone it is what there is
+    to begin with: then a new version is another pod.
 
     Raises:
         UnsupportedSource: a source that is not pinned, or not for a cluster.
     """
-    source, cache = server.spec.source, server.spec.cache
-    if source is None:
+    start, cache = first_weights(server), server.spec.cache
+    if start is None:
         if server.spec.engine == "vllm":
-            raise UnsupportedSource(_FIELD, "is required: the weights to start from (spec.weights replaces them later)")
+            raise UnsupportedSource(_SOURCE, "is required: the weights to serve, here or in spec.weights")
         return WeightsPlan()
+    field, source, version = start
     scheme, _, path = source.uri.partition("://")
     if scheme == "file":
-        raise UnsupportedSource(f"{_FIELD}.uri", "file:// is for runs on one machine: use hf, s3, gs, pvc or oci")
+        raise UnsupportedSource(f"{field}.uri", "file:// is for runs on one machine: use hf, s3, gs, pvc or oci")
     if scheme == "pvc":
-        return WeightsPlan(_claim_mount(path))
+        return WeightsPlan(_claim_mount(field, path))
     if scheme == "oci":
-        return WeightsPlan(_image_mount(_pinned_image(source, path)))
+        return WeightsPlan(_image_mount(_pinned_image(field, source, path)))
     if cache is not None and cache.image is not None:
         return WeightsPlan(_image_mount(cache.image))
     if scheme == "hf" and source.revision is None:
         raise UnsupportedSource(
-            f"{_FIELD}.revision", "is required: a commit, so that all replicas serve the same weights"
+            f"{_SOURCE}.revision", "is required for hf://: a commit, so that all replicas serve the same weights"
         )
-    digest = labels.content_digest(source.uri, source.revision)[:_DIGEST_DIGITS]
+    content = (source.uri, source.revision) if version is None else (source.uri, version)
+    digest = labels.content_digest(*content)[:_DIGEST_DIGITS]
     if cache is not None and cache.persistent_volume_claim is not None:
         volume = _claim(cache.persistent_volume_claim.claim_name)
         return WeightsPlan(
@@ -90,8 +114,9 @@ def plan_weights(server: ModelServer) -> WeightsPlan:
 
 def fetcher(server: ModelServer, plan: WeightsPlan, context: BuildContext, name: str) -> Container:
     """The container that fetches and verifies: ``kubegym fetch URI --into FOLDER``."""
-    source = server.spec.source
-    assert source is not None, "only a source is fetched"
+    start = first_weights(server)
+    assert start is not None, "only what is somewhere is fetched"
+    source = start.source
     assert plan.fetch_into is not None, "only what is fetched has a fetcher"
     assert plan.fetch_mount is not None, "only what is fetched has a fetcher"
     args = ["fetch", source.uri, "--into", plan.fetch_into]
@@ -108,22 +133,16 @@ def fetcher(server: ModelServer, plan: WeightsPlan, context: BuildContext, name:
     return Container(name, context.images.model, args=args, env=env, mounts=mounts, compute=_FETCH_COMPUTE)
 
 
-def source_identity(server: ModelServer) -> dict[str, Any]:
-    """What a run records of where a server's weights come from."""
-    source = server.spec.source
-    return {} if source is None else {"uri": source.uri, "revision": source.revision}
-
-
 def _claim(name: str) -> dict[str, Any]:
     return {"name": _VOLUME, "persistentVolumeClaim": {"claimName": name}}
 
 
-def _claim_mount(path: str) -> Mount:
+def _claim_mount(field: str, path: str) -> Mount:
     """``pvc://claim/folder`` as it is, read-only."""
     claim, _, folder = path.partition("/")
     folder = folder.strip("/")
     if not claim or ".." in folder.split("/"):
-        raise UnsupportedSource(f"{_FIELD}.uri", f"pvc://{path}: give pvc://claim or pvc://claim/folder")
+        raise UnsupportedSource(f"{field}.uri", f"pvc://{path}: give pvc://claim or pvc://claim/folder")
     return Mount(_claim(claim), WEIGHTS, sub_path=folder or None)
 
 
@@ -132,12 +151,14 @@ def _image_mount(reference: str) -> Mount:
     return Mount({"name": _VOLUME, "image": {"reference": reference}}, WEIGHTS)
 
 
-def _pinned_image(source: ModelSource, path: str) -> str:
+def _pinned_image(field: str, source: ModelSource, path: str) -> str:
     """An image by digest."""
     if "@sha256:" in path:
         return path
     if source.revision is None or not _OCI_DIGEST.match(source.revision):
+        if field == _WEIGHTS:
+            raise UnsupportedSource(f"{field}.uri", "oci:// has to end in the image's digest, @sha256:...")
         remedy = "is required for oci://: the image's digest, sha256:..., unless the uri ends in it"
-        raise UnsupportedSource(f"{_FIELD}.revision", remedy)
+        raise UnsupportedSource(f"{field}.revision", remedy)
     head, slash, last = path.rpartition("/")
     return f"{head}{slash}{last.partition(':')[0]}@{source.revision}"

@@ -7,8 +7,8 @@ Deployment, LeaderWorkerSet   created with replicas   applied without, when it d
 Job, Secret, claim,           created                 left as it is
 immutable ConfigMap
 any other                     applied                 applied when it differs
-rendered by an older          as above                left as it is while its ``spec-digest`` is the same (rule 2)
-operator
+rendered by an older          as above                left as it is while its ``spec-digest`` is the same, but
+operator                                              put back when others edited it (rule 2)
 owned, no longer desired      -                       deleted, unless an older rendering is kept
 ============================  ======================  ================================================================
 """
@@ -37,6 +37,7 @@ from kubegym_operator.plan.objects import (
     spec_of,
     uid_of,
 )
+from kubegym_operator.plan.rendering import with_rendering
 
 WORKLOADS: Final = (DEPLOYMENT, LEADER_WORKER_SET)
 SCALED: Final = (*WORKLOADS, MODEL_SERVER)
@@ -47,6 +48,10 @@ _NEVER_PRUNED: Final = (KindName("v1", "Secret"), KindName("v1", "PersistentVolu
 
 RENDER: Final = "kubegym.dev/render"
 """Annotation on an object of ours: ``latest`` asks for the newest rendering of its children."""
+
+
+EDITED_FROM: Final = "editedFrom"
+"""Key in an observed child's metadata: what it was applied as, if others have changed that (``reconcile.trim``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +98,12 @@ def plan_children(
         wanted = replicas.get(name_of(obj)) if kind_of(obj) in SCALED else None
         if found is None:
             if kind_of(obj) in SCALED:
-                creates.append(obj if wanted is None else initial_scale(obj, wanted))
+                whole = with_rendering(obj)
+                creates.append(whole if wanted is None else initial_scale(whole, wanted))
+            elif _made_once(obj):
+                creates.append(obj)
             else:
-                (creates if _made_once(obj) else applies).append(obj)
+                applies.append(with_rendering(obj))
             continue
         if deleting(found):
             continue  # its end is another event
@@ -105,10 +113,18 @@ def plan_children(
             continue
         if not latest and _kept(obj, found):
             outdated.append(f"{found['kind']} {name_of(found)}")
-        elif differs(obj, found):
-            applies.append(obj)
+            if (before := edited_from(found)) is not None:
+                applies.append(with_rendering(before))
+        elif differs(obj, found) or edited_from(found) is not None:
+            applies.append(with_rendering(obj))
     deletes = _superfluous(desired, there.values()) if prune and not outdated else ()
     return ChildActions(tuple(applies), tuple(creates), tuple(scales), deletes, tuple(outdated))
+
+
+def edited_from(found: Object) -> Object | None:
+    """What an observed child was applied as, where it is not that any more; None where it is, or nobody looked."""
+    before: Object | None = found["metadata"].get(EDITED_FROM)
+    return before
 
 
 def stamped(obj: Object) -> Object:

@@ -43,7 +43,7 @@ from kubegym_operator.plan.actions import Object, Plan
 from kubegym_operator.plan.children import ChildActions, plan_children
 from kubegym_operator.plan.failures import Trouble, unsettled_until
 from kubegym_operator.plan.idle import Rest, resting
-from kubegym_operator.plan.modelserver import ASK_AGAIN, render_outdated, served_at, suspended
+from kubegym_operator.plan.modelserver import ASK_AGAIN, CONFIG_MAPS_EVERY, render_outdated, served_at, suspended
 from kubegym_operator.plan.objects import (
     DEPLOYMENT,
     condition,
@@ -55,13 +55,11 @@ from kubegym_operator.plan.objects import (
     status_of,
     typed,
 )
+from kubegym_operator.plan.queues import REFERENCE_GRACE
 from kubegym_operator.plan.snapshot import EnvironmentSnapshot, Question, ServerKey
 from kubegym_operator.plan.status import kstatus, next_status
 from kubegym_operator.plan.times import rfc3339, seconds
 from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, read_serving, read_workload
-
-REFERENCE_GRACE: Final = 60.0
-"""Seconds in which what a new object refers to may still be applied after it."""
 
 PART_QUESTION: Final = "/readyz"
 
@@ -383,6 +381,8 @@ def _fields(snapshot: EnvironmentSnapshot, view: _View) -> Mapping[str, Any]:
 
 def _requeue(snapshot: EnvironmentSnapshot, view: _View, parts: Mapping[str, Serving]) -> float | None:
     waits = [view.rest.again_after, unsettled_until(snapshot.pods, snapshot.now)]
+    if snapshot.names_config_maps:
+        waits.append(CONFIG_MAPS_EVERY)
     if view.models.trouble is not None and view.models.trouble.waits:
         waits.append(REFERENCE_GRACE)
     unproven = [

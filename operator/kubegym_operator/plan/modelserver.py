@@ -48,6 +48,7 @@ from kubegym_operator.plan.objects import (
     named,
     status_of,
 )
+from kubegym_operator.plan.queues import QUEUE_EVERY, queue_trouble, waits_for_quota
 from kubegym_operator.plan.snapshot import ModelServerSnapshot, Question
 from kubegym_operator.plan.status import kstatus, next_status
 from kubegym_operator.plan.times import rfc3339, seconds
@@ -55,6 +56,9 @@ from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, rea
 
 ASK_AGAIN: Final = 2.0
 """Seconds until a part whose pods are ready, but which did not answer, is asked again."""
+
+CONFIG_MAPS_EVERY: Final = 60.0
+"""Seconds between two looks at ConfigMaps that a podTemplate names: users' own, which no watch shows (rule 10)."""
 
 MODEL_QUESTION: Final = "/readyz"
 
@@ -163,11 +167,10 @@ def _trouble(snapshot: ModelServerSnapshot, view: _View) -> Trouble | None:
         failure = job_failure(found, pods) if found is not None else None
         if failure is not None:
             return Trouble(Reason.FETCH_FAILED, failure.message)
-    if snapshot.server.spec.queue is not None and not snapshot.cluster.kueue:
-        return Trouble(
-            Reason.KUEUE_NOT_INSTALLED, "spec.queue needs Kueue (kueue.x-k8s.io): install it, or remove spec.queue"
-        )
-    return view.workload.trouble
+    queue, trouble = snapshot.server.spec.queue, view.workload.trouble
+    if queue is not None and (waits_for_quota(trouble) or not snapshot.cluster.kueue):
+        return queue_trouble(snapshot.raw, queue.name, snapshot.cluster, snapshot.now) or trouble
+    return trouble
 
 
 def _conditions(view: _View, serving: Serving, trouble: Trouble | None, outdated: tuple[str, ...]) -> list[Condition]:
@@ -179,7 +182,7 @@ def _conditions(view: _View, serving: Serving, trouble: Trouble | None, outdated
         reason, message = rest.reason, rest.message
     elif serving.serves and not workload.full:
         reason, message = Reason.SCALING, f"{workload.ready} of {workload.wanted} replicas are ready"
-    waits = trouble is not None and trouble.reason == Reason.QUOTA_PENDING
+    waits = waits_for_quota(workload.trouble)
     return [
         Condition(Type.SERVING, "True" if serving.serves else "False", serving.reason, serving.message),
         *kstatus(done=done, reason=reason, message=message, trouble=trouble),
@@ -240,6 +243,13 @@ def _last_request(snapshot: ModelServerSnapshot) -> float | None:
 
 def _requeue(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> float | None:
     waits = [view.rest.again_after, unsettled_until(snapshot.pods, snapshot.now)]
+    if snapshot.names_config_maps:
+        waits.append(CONFIG_MAPS_EVERY)
+    queued = snapshot.server.spec.queue is not None
+    if view.missing_kind:
+        waits.append(QUEUE_EVERY)
+    if queued and (waits_for_quota(view.workload.trouble) or not snapshot.cluster.kueue):
+        waits.append(QUEUE_EVERY)
     if not serving.serves and view.workload.wanted and view.workload.addresses:
         waits.append(ASK_AGAIN)
     return min((wait for wait in waits if wait is not None), default=None)

@@ -194,9 +194,17 @@ def _broken(snapshot: RolloutJobSnapshot, facts: Facts, run: Run) -> Decision | 
     integrity = reward_integrity(snapshot.job, figures(status_of(snapshot.raw), snapshot.progress))
     if integrity.status == "False":
         return Decision(Step.FAIL, Trouble(integrity.reason, integrity.message))
-    waiting = run.trouble.message if run.trouble is not None else run.serving.message
-    late = overdue(snapshot.job, snapshot.raw, facts.activity, waiting or "its workers have not started", snapshot.now)
+    late = overdue(snapshot.job, snapshot.raw, facts.activity, _waiting(snapshot, run), snapshot.now)
     return Decision(Step.FAIL, late) if late is not None else None
+
+
+def _waiting(snapshot: RolloutJobSnapshot, run: Run) -> str:
+    """What a run without workers waits for."""
+    if run.trouble is not None:
+        return run.trouble.message
+    stalled = condition(snapshot.raw, Type.STALLED)  # the pods that the API server refuses are not in a snapshot
+    told = str(stalled.get("message") or "") if stalled.get("status") == "True" else ""
+    return run.serving.message or told or "its workers have not started"
 
 
 def _interrupted(snapshot: RolloutJobSnapshot, facts: Facts) -> Decision | None:

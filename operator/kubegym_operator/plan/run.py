@@ -16,7 +16,6 @@ from kubegym_operator.build.endpoints import POLICY, EntryEndpoints, entry_endpo
 from kubegym_operator.build.frozen import FrozenRun, freeze
 from kubegym_operator.plan.actions import Object
 from kubegym_operator.plan.environment import (
-    REFERENCE_GRACE,
     Models,
     models_serving,
     models_trouble,
@@ -25,6 +24,7 @@ from kubegym_operator.plan.environment import (
 from kubegym_operator.plan.failures import Trouble
 from kubegym_operator.plan.modelserver import served_at
 from kubegym_operator.plan.objects import condition, holds, typed
+from kubegym_operator.plan.queues import REFERENCE_GRACE
 from kubegym_operator.plan.snapshot import RolloutJobSnapshot
 from kubegym_operator.plan.times import seconds
 from kubegym_operator.plan.workload import Serving
@@ -102,6 +102,8 @@ def _resolve(snapshot: RolloutJobSnapshot, entry: EnvironmentEntry) -> _Entry:
         )
         trouble = Trouble(Reason.INVALID_SPEC, message)
         return _Entry(Serving(False, trouble.reason, message), trouble, environment)
+    if (fixed := _fixed_models(entry, environment)) is not None:
+        return _Entry(Serving(False, fixed.reason, fixed.message), fixed, environment)
     resolved = not (set(models_for(entry, environment)) - set(models.endpoints))
     return _Entry(
         _serving(name, raw, models),
@@ -109,6 +111,23 @@ def _resolve(snapshot: RolloutJobSnapshot, entry: EnvironmentEntry) -> _Entry:
         environment,
         entry_endpoints(environment, models.endpoints) if resolved else None,
     )
+
+
+def _fixed_models(entry: EnvironmentEntry, environment: GymEnvironment) -> Trouble | None:
+    """Models of an entry that nobody would ask: pods of an environment serve every job with the environment's own."""
+    name = environment.name
+    for role in sorted(entry.models):
+        part, placement = (
+            ("agent", environment.spec.agent) if role == POLICY else ("resources", environment.spec.resources)
+        )
+        if placement.placement == "Service":
+            return Trouble(
+                Reason.INVALID_SPEC,
+                f"environments[{entry.name}].models.{role}: the {part} of GymEnvironment {name} has pods of its own "
+                f"and asks the environment's models: set spec.{part}.placement there to Worker, or name the model in "
+                f"spec.models.{role} of an environment for this job",
+            )
+    return None
 
 
 def _models(

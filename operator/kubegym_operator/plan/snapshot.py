@@ -84,10 +84,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """What the API server knows besides the kinds that every cluster has."""
+    """What the API server knows besides the kinds that every cluster has.
+
+    ``local_queue``: the queue that something waits for; None where there is none. Not looked at while nothing waits.
+    """
 
     leader_worker_set: bool = False
     kueue: bool = False
+    local_queue: Object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class ModelServerSnapshot:
         pods: of its components.
         active_jobs: names of the RolloutJobs that want it now (``plan.demand``).
         config_digests: of the ConfigMaps that its podTemplate names.
+        names_config_maps: whether there are any, found or not: nobody watches them, so that they are looked at again.
         cluster: what is installed.
         answers: by component, to the questions that were asked.
         now: wall-clock seconds.
@@ -111,6 +116,7 @@ class ModelServerSnapshot:
     pods: tuple[Object, ...] = ()
     active_jobs: tuple[str, ...] = ()
     config_digests: Mapping[str, str] = field(default_factory=dict)
+    names_config_maps: bool = False
     cluster: Cluster = Cluster()
     answers: Mapping[str, Answer] = field(default_factory=dict)
     now: float = 0.0
@@ -128,6 +134,7 @@ class EnvironmentSnapshot:
         permitted: the ModelServers of other namespaces whose ``consumers`` include this namespace.
         active_jobs: names of the RolloutJobs that want it now.
         config_digests: of the ConfigMaps that its podTemplates name.
+        names_config_maps: whether there are any, found or not: nobody watches them, so that they are looked at again.
         token: random text for a session Secret, used only where one has to be made.
         answers: by component, to the questions that were asked.
         now: wall-clock seconds.
@@ -141,6 +148,7 @@ class EnvironmentSnapshot:
     permitted: frozenset[ServerKey] = frozenset()
     active_jobs: tuple[str, ...] = ()
     config_digests: Mapping[str, str] = field(default_factory=dict)
+    names_config_maps: bool = False
     token: str = ""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     now: float = 0.0

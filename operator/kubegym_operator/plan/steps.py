@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from kubegym.core.errors import InvalidSpec
 from kubegym_operator.api.conditions import Condition, find
 from kubegym_operator.api.reasons import Reason, Type
 from kubegym_operator.build import names
@@ -29,7 +30,7 @@ from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.frozen import FrozenRun
 from kubegym_operator.build.job import build_finaliser, build_model_servers, build_run_objects, build_worker_job
 from kubegym_operator.plan.actions import Delete, Object, Patch, Plan, kind_of
-from kubegym_operator.plan.activity import until_overdue
+from kubegym_operator.plan.activity import overdue, until_overdue
 from kubegym_operator.plan.children import delete_of, plan_children
 from kubegym_operator.plan.demand import CHECKING_OUTPUT, finished, managed_elsewhere
 from kubegym_operator.plan.failures import Trouble, first_trouble, success_words, template_of, unsettled_until
@@ -47,11 +48,13 @@ from kubegym_operator.plan.objects import (
     status_of,
     uid_of,
 )
+from kubegym_operator.plan.queues import queue_trouble
 from kubegym_operator.plan.rolloutjob import Decision, Facts, Step, decide, pause_in, read_facts, rests
 from kubegym_operator.plan.run import Run, resolve_run
 from kubegym_operator.plan.snapshot import Progress, RolloutJobSnapshot
-from kubegym_operator.plan.status import kstatus, next_status
+from kubegym_operator.plan.status import kstatus, next_status, stalled_status
 from kubegym_operator.plan.times import rfc3339, seconds
+from kubegym_operator.plan.workload import Serving
 
 PROGRESS_EVERY: Final = 30.0
 """Seconds between two looks at a run's progress (rule 9)."""
@@ -67,15 +70,39 @@ _RUNS: Final = (Step.CHECK, Step.CREATE, Step.RUN, Step.FINALISE)
 
 
 def plan_rollout_job(snapshot: RolloutJobSnapshot, context: BuildContext) -> Plan:
-    """What to do for a RolloutJob.
-
-    Raises:
-        BuildError: it cannot be rendered.
-    """
+    """What to do for a RolloutJob."""
     if managed_elsewhere(snapshot.raw):
         return Plan()
     if finished(snapshot.raw):
         return _plan_finished(snapshot)
+    try:
+        return _plan_unfinished(snapshot, context)
+    except InvalidSpec as error:
+        return plan_stuck_job(snapshot, Trouble(error.reason, error.message))
+
+
+def plan_stuck_job(snapshot: RolloutJobSnapshot, trouble: Trouble) -> Plan:
+    """What to do for a RolloutJob whose pods cannot be made: its deadlines end it all the same.
+
+    Args:
+        snapshot: what is observed.
+        trouble: why it cannot be rendered, or what the API server has against what was.
+    """
+    facts = read_facts(snapshot)
+    late = overdue(snapshot.job, snapshot.raw, facts.activity, trouble.message, snapshot.now)
+    if late is None:
+        status, events = stalled_status(snapshot.raw, trouble, snapshot.now)
+        left = until_overdue(snapshot.job, snapshot.raw, facts.activity, snapshot.now)
+        return Plan(status=status, events=events, requeue_after=left)
+    run = Run(None, Serving(False, trouble.reason, trouble.message), trouble)
+    decision = Decision(Step.FAIL, late)
+    fields = _fields(snapshot, facts, run, decision, facts.number)
+    conditions = _conditions(snapshot, facts, run, decision, fields)
+    status, events = next_status(snapshot.raw, fields, conditions, snapshot.now)
+    return Plan(deletes=_stop(snapshot), status=status, events=events)
+
+
+def _plan_unfinished(snapshot: RolloutJobSnapshot, context: BuildContext) -> Plan:
     facts = read_facts(snapshot)
     run = resolve_run(snapshot, context)
     decision = decide(snapshot, facts, run)
@@ -293,9 +320,8 @@ def _suspended(snapshot: RolloutJobSnapshot, facts: Facts, run: Run, step: Step)
         return Condition(Type.SUSPENDED, "True", Reason.SUSPENDED, why)
     if step is Step.PAUSE:
         return Condition(Type.SUSPENDED, "True", Reason.ENVIRONMENT_NOT_READY, run.serving.message)
-    queue, worker_job = snapshot.job.spec.queue, facts.worker_job
-    if step is Step.RUN and queue is not None and worker_job is not None and spec_of(worker_job).get("suspend"):
-        message = f"Job {name_of(worker_job)} waits for queue {queue.name}"
+    if step is Step.RUN and facts.worker_job is not None and _queued(snapshot, facts.worker_job):
+        message = _quota_pending(snapshot, facts.worker_job).message
         return Condition(Type.SUSPENDED, "True", Reason.QUOTA_PENDING, message)
     return Condition(Type.SUSPENDED, "False", Reason.NOT_SUSPENDED)
 
@@ -316,8 +342,9 @@ def _progressing(
     if step is Step.FAIL and decision.trouble is not None:
         return Condition(type, "False", decision.trouble.reason)
     if step is Step.RUN:
-        if facts.worker_job is not None and snapshot.job.spec.queue and spec_of(facts.worker_job).get("suspend"):
-            return Condition(type, "False", Reason.QUOTA_PENDING, f"it waits for queue {snapshot.job.spec.queue.name}")
+        if facts.worker_job is not None and _queued(snapshot, facts.worker_job):
+            waiting = _quota_pending(snapshot, facts.worker_job)
+            return Condition(type, "False", waiting.reason, waiting.message)
         if not _ready(facts):
             return Condition(type, "False", Reason.WAITING_FOR_WORKERS, "no worker is ready yet")
         last, limit = seconds(fields.get("lastProgressTime")), NO_PROGRESS_AFTER + _longest_rollout(snapshot)
@@ -346,16 +373,27 @@ def _pod_trouble(snapshot: RolloutJobSnapshot, facts: Facts, step: Step) -> Trou
     job = facts.worker_job if step is Step.RUN else facts.finaliser if step in (Step.FINALISE, Step.CHECK) else None
     if job is None or (step is Step.RUN and _ready(facts)):
         return None
-    if spec_of(job).get("suspend") and snapshot.job.spec.queue is not None and not snapshot.cluster.kueue:
-        message = "spec.queue needs Kueue (kueue.x-k8s.io): install it, or create the job without spec.queue"
-        return Trouble(Reason.KUEUE_NOT_INSTALLED, message)
     if spec_of(job).get("suspend"):
-        return Trouble(Reason.QUOTA_PENDING, f"Job {name_of(job)} waits for its queue", waits=True)
+        return _quota_pending(snapshot, job)
     pods = facts.worker_pods if step is Step.RUN else facts.finaliser_pods
     if snapshot.refusal is not None and not pods:
         refused = Reason.QUOTA_EXCEEDED if "exceeded quota" in snapshot.refusal else Reason.ADMISSION_REFUSED
         return Trouble(refused, f"Job {name_of(job)}: {snapshot.refusal}")
     return first_trouble(pods, snapshot.now, template_of(job))
+
+
+def _queued(snapshot: RolloutJobSnapshot, job: Object) -> bool:
+    """Whether a Job waits for its queue."""
+    return snapshot.job.spec.queue is not None and bool(spec_of(job).get("suspend"))
+
+
+def _quota_pending(snapshot: RolloutJobSnapshot, job: Object) -> Trouble:
+    """What a suspended Job waits for."""
+    queue = snapshot.job.spec.queue
+    if queue is None:
+        return Trouble(Reason.QUOTA_PENDING, f"Job {name_of(job)} is suspended", waits=True)
+    found = queue_trouble(snapshot.raw, queue.name, snapshot.cluster, snapshot.now)
+    return found or Trouble(Reason.QUOTA_PENDING, f"Job {name_of(job)} waits for queue {queue.name}", waits=True)
 
 
 def _workers(facts: Facts) -> int:

@@ -54,10 +54,17 @@ class Cache:
     Args:
         indices: further ways to find objects, by name; see ``find``.
         kinds: what may lie here: the kinds that somebody keeps up to date.
+        revision: see ``trim.trimmed``.
     """
 
-    def __init__(self, indices: Mapping[str, Index] | None = None, kinds: Collection[Kind] = WATCHED) -> None:
+    def __init__(
+        self,
+        indices: Mapping[str, Index] | None = None,
+        kinds: Collection[Kind] = WATCHED,
+        revision: str | None = None,
+    ) -> None:
         self._kinds = kinds
+        self._revision = revision
         self._indices = {_OWNER: _owner_uids, _LABEL: _label_values, **(indices or {})}
         self._entries: dict[ObjectKey, _Entry] = {}
         self._places: dict[Kind, dict[str, set[ObjectKey]]] = defaultdict(lambda: defaultdict(set))
@@ -135,7 +142,7 @@ class Cache:
             return False
         if known is not None:
             self._forget(key, known)
-        small = trimmed(obj)
+        small = trimmed(obj, self._revision)
         indexed = tuple((name, value) for name, index in self._indices.items() for value in _values(index, small))
         self._entries[key] = _Entry(version, uid, orjson.dumps(small), indexed)
         self._places[key.kind][key.namespace].add(key)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 from kubegym.core.errors import InvalidSpec
@@ -16,7 +19,7 @@ from kubegym_operator.plan.failures import Trouble
 from kubegym_operator.plan.modelserver import plan_model_server
 from kubegym_operator.plan.objects import deleting
 from kubegym_operator.plan.status import stalled_status
-from kubegym_operator.plan.steps import plan_rollout_job
+from kubegym_operator.plan.steps import plan_rollout_job, plan_stuck_job
 from kubegym_operator.reconcile.cache import Cache
 from kubegym_operator.reconcile.keys import Key, Result
 from kubegym_operator.reconcile.observe import Observer
@@ -24,6 +27,9 @@ from kubegym_operator.reconcile.watched import OWN
 
 TRY_AGAIN: Final = 60.0
 """Seconds until what the API server refused is tried again: a quota grows without an event of ours."""
+
+Stuck = Callable[[Trouble], Plan]
+"""What is done for an object that cannot be rendered, or whose children are refused."""
 
 _KINDS: Final = {kind.kind: kind for kind in OWN}
 
@@ -63,25 +69,27 @@ class Controller:
         if raw is None or deleting(raw):  # its children go by owner references (rule 12)
             self._observer.forget(key)
             return Result()
+        stuck: Stuck = partial(self._stalled, raw)
         try:
-            plan = await self._plan(key, raw)
+            if key.kind == "RolloutJob":
+                job = await self._observer.rollout_job(key, raw)
+                plan, stuck = plan_rollout_job(job, self._context), partial(plan_stuck_job, job)
+            elif key.kind == "ModelServer":
+                plan = plan_model_server(await self._observer.model_server(raw), self._context)
+            else:
+                plan = plan_environment(await self._observer.environment(raw), self._context)
         except InvalidSpec as error:
-            return await self._stall(raw, Trouble(error.reason, error.message), None)
+            plan = stuck(Trouble(error.reason, error.message))
         try:
             return await self._executor.execute(raw, plan)
         except Refused as refused:
-            return await self._stall(raw, refusal_trouble(refused.refusals), TRY_AGAIN)
+            plan = stuck(refusal_trouble(refused.refusals))
+            again = min(TRY_AGAIN, plan.requeue_after) if plan.requeue_after is not None else TRY_AGAIN
+            return await self._executor.execute(raw, replace(plan, requeue_after=again))
 
-    async def _plan(self, key: Key, raw: Object) -> Plan:
-        if key.kind == "ModelServer":
-            return plan_model_server(await self._observer.model_server(raw), self._context)
-        if key.kind == "GymEnvironment":
-            return plan_environment(await self._observer.environment(raw), self._context)
-        return plan_rollout_job(await self._observer.rollout_job(key, raw), self._context)
-
-    async def _stall(self, raw: Object, trouble: Trouble, again: float | None) -> Result:
+    def _stalled(self, raw: Object, trouble: Trouble) -> Plan:
         status, events = stalled_status(raw, trouble, self._observer.now())
-        return await self._executor.execute(raw, Plan(status=status, events=events, requeue_after=again))
+        return Plan(status=status, events=events)
 
 
 def refusal_trouble(refusals: tuple[Refusal, ...]) -> Trouble:

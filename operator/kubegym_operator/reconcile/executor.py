@@ -31,7 +31,7 @@ from kubegym_operator.plan.drift import differs
 from kubegym_operator.reconcile.cache import Cache
 from kubegym_operator.reconcile.keys import Result
 from kubegym_operator.reconcile.limiter import TokenBucket
-from kubegym_operator.reconcile.trim import MANAGER, SOLE_REPLICAS
+from kubegym_operator.reconcile.trim import MANAGER, SOLE_REPLICAS, edited_from
 from kubegym_operator.reconcile.watched import WATCHED
 
 log = logging.getLogger("kubegym.operator")
@@ -121,7 +121,7 @@ class Executor:
                 wrote = 1
         answer = await self._write(partial(self._api.apply, obj, manager=MANAGER))
         self._cache.put(answer)
-        if differs(obj, answer):
+        if differs(obj, answer) or edited_from(answer) is not None:
             self._remember(key, content, answer)
         return wrote + 1
 

@@ -81,14 +81,18 @@ class Observer:
         assert isinstance(server, ModelServer)
         jobs, environments = references.users_of_server(self._cache, raw)
         lws = server.spec.parallelism.nodes > 1 and await self._api.serves(LEADER_WORKER_SET)
+        pods = self._pods(raw)
+        gated = any(spec_of(pod).get("schedulingGates") for pod in pods)
+        queue = server.spec.queue.name if server.spec.queue is not None else None
         snapshot = ModelServerSnapshot(
             raw,
             server,
             children=self._children(raw),
-            pods=self._pods(raw),
+            pods=pods,
             active_jobs=jobs_of_server(raw, jobs, environments),
             config_digests=await self._config_digests(raw),
-            cluster=Cluster(lws, await self._kueue(server.spec.queue is not None)),
+            names_config_maps=any(_config_maps_named(spec_of(raw))),
+            cluster=replace(await self._queue(raw, queue, waits=gated), leader_worker_set=lws),
             now=self._clock.time(),
         )
         return replace(snapshot, answers=await self._ask(model_server_questions(snapshot)))
@@ -107,6 +111,7 @@ class Observer:
             permitted=await self._permitted(raw, servers),
             active_jobs=jobs_of_environment(raw, references.jobs_of_environment(self._cache, raw)),
             config_digests=await self._config_digests(raw),
+            names_config_maps=any(_config_maps_named(spec_of(raw))),
             token=secrets.token_urlsafe(32),
             now=self._clock.time(),
         )
@@ -120,16 +125,19 @@ class Observer:
         servers = self._servers(servers_of_job(raw, environments))
         now = self._clock.time()
         due = now - self._looked.get(key, 0.0) >= PROGRESS_EVERY
+        children = self._children(raw)
+        held = any(spec_of(child).get("suspend") for child in of_kind(children, JOB))
+        queue = job.spec.queue.name if job.spec.queue is not None else None
         snapshot = RolloutJobSnapshot(
             raw,
             job,
-            children=self._children(raw),
+            children=children,
             pods=self._pods(raw),
             environments=environments,
             servers=servers,
             permitted=await self._permitted(raw, servers),
             progress_due=due,
-            cluster=Cluster(kueue=await self._kueue(job.spec.queue is not None)),
+            cluster=await self._queue(raw, queue, waits=held),
             now=now,
         )
         snapshot = replace(snapshot, refusal=await self._refusal(snapshot))
@@ -180,13 +188,20 @@ class Observer:
                 found[name] = content_digest(config_map.get("data"), config_map.get("binaryData"))
         return found
 
-    async def _kueue(self, needed: bool) -> bool:
-        if not needed:
-            return False
+    async def _queue(self, raw: Object, name: str | None, *, waits: bool) -> Cluster:
+        """Whether Kueue is there, and the queue of that name where something waits for it."""
+        if name is None:
+            return Cluster()
         for kind in _QUEUES:
             if await self._api.serves(kind):
-                return True
-        return False
+                return Cluster(kueue=True, local_queue=await self._local_queue(kind, raw, name) if waits else {})
+        return Cluster()
+
+    async def _local_queue(self, kind: Kind, raw: Object, name: str) -> Object | None:
+        try:
+            return await self._api.get(kind, raw["metadata"]["namespace"], name)
+        except Forbidden:  # roles that somebody grants by hand: then it is not known that there is none
+            return {}
 
     async def _ask(self, questions: Iterable[Question]) -> dict[str, Answer]:
         return {question.component: await self._prober.ask(question) for question in questions}

@@ -37,6 +37,20 @@ def test_a_run_waits_for_its_quota_and_another_size_is_another_job(queued: Desk)
     assert not [write for write in queued.writes() if write.startswith("patch jobs")], "suspend is Kueue's"
 
 
+def test_a_queue_that_does_not_exist_is_named_and_its_coming_is_noticed(queued: Desk) -> None:
+    server = {"engine": "embedded", "queue": {"name": "gpu"}}
+    queued.apply(environment(), environment("queued", models={"policy": {"server": server}}))
+    queued.apply(rollout_job(queue={"name": "cpu"}, worker=WORKER))
+    queued.until("RolloutJob", "run", "Progressing", "False", "QueueNotFound")
+    queued.cluster.pods.wait(queued.namespace, "kubegym.dev/modelserver-name=queued-policy", phase="Pending")
+    queued.operator.look(61)
+    message = queued.until("RolloutJob", "run", "Stalled", "True", "QueueNotFound")
+    assert f"there is no LocalQueue cpu in namespace {queued.namespace}" in message
+    assert "LocalQueue gpu" in queued.until("GymEnvironment", "queued", "Stalled", "True", "QueueNotFound")
+    queued.apply(*queue("cpu", queued.namespace, cpu="4", memory="10Gi"))
+    queued.until("RolloutJob", "run", "Progressing", "True", "Collecting")
+
+
 def test_a_preempted_run_goes_on_later(queued: Desk) -> None:
     levels = [priority(f"{queued.namespace}-low", 1), priority(f"{queued.namespace}-high", 2)]
     queued.apply(*queue("cpu", queued.namespace, cpu="1", memory="10Gi"), *levels)

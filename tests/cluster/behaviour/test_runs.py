@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from testbed.k8s.process import until
-from testbed.operator_desk import ROOT, Desk
+from testbed.operator_desk import ROOT, Desk, quiet
 from testbed.operator_manifests import DONE, environment, rollout_job
 
 
@@ -133,17 +133,6 @@ def test_a_restart_at_any_moment_changes_nothing(desk: Desk) -> None:
         desk.operator.start()
         quiet(desk)
         assert desk.writes() == before
-
-
-def quiet(desk: Desk) -> None:
-    """Wait until the operator has looked at everything once more without writing."""
-    while True:
-        before = desk.writes()
-        asked = len(desk.operator.answers.asked)
-        desk.operator.look()
-        until(lambda: desk.operator.idle(), "nothing is due")
-        if desk.writes() == before and len(desk.operator.answers.asked) == asked:
-            return
 
 
 def test_deleting_takes_everything_along(desk: Desk) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
+from pathlib import Path
+from typing import Any
 
 from testbed.k8s.cluster import Cluster
+from testbed.k8s.controllers import LWS, definitions
 from testbed.k8s.process import until
 
-from .conftest import Space, StartOperator
+from .conftest import GROUP_VERSION, Space, StartOperator
 
 
 def test_a_steady_state_costs_no_write(operator: StartOperator, space: Space) -> None:
@@ -79,6 +84,48 @@ def test_a_child_edited_or_deleted_by_hand_is_repaired(operator: StartOperator, 
     cluster.api.delete("apps/v1", "Deployment", "one-agent", space.name)
     until(lambda: space.stored("one-agent", "Deployment", "apps/v1") is not None, "the Deployment is back")
     assert process.running
+
+
+def test_a_kind_that_is_installed_later_is_used_and_watched(
+    operator: StartOperator, space: Space, cluster: Cluster, tmp_path: Path
+) -> None:
+    server = {"engine": "vllm", "source": {"uri": "pvc://weights"}, "parallelism": {"tensor": 2, "nodes": 2}}
+    metadata = {"name": "wide"}
+    spec = {**server, "suspend": True}
+    cluster.apply({"apiVersion": GROUP_VERSION, "kind": "ModelServer", "metadata": metadata, "spec": spec}, space.name)
+    process = operator(resync_seconds=3600)
+
+    def stalled() -> bool:
+        status = (space.stored("wide", "ModelServer") or {}).get("status") or {}
+        return any(one["reason"] == "LeaderWorkerSetNotInstalled" for one in status.get("conditions") or ())
+
+    until(stalled, "it says what is missing")
+    groups = tmp_path / "lws.json"
+    groups.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": definitions(LWS)}))
+    cluster.kubectl("apply", "--server-side", "-f", str(groups))
+    try:
+        until(lambda: _group(space) is not None, "it is made", seconds=120)
+
+        def watched() -> bool:
+            cluster.kubectl(
+                "annotate", "leaderworkerset/wide-group", f"at={time.time()}", "--overwrite", namespace=space.name
+            )
+            return process.metric("kubegym_watch_events_total", kind="LeaderWorkerSet") > 0
+
+        until(watched, "it is watched", seconds=120)
+        first = (_group(space) or {})["metadata"]["uid"]
+        cluster.kubectl("delete", "leaderworkerset/wide-group", namespace=space.name)
+        until(lambda: (_group(space) or {"metadata": {"uid": first}})["metadata"]["uid"] != first, "it is made again")
+    finally:
+        cluster.kubectl("delete", "-f", str(groups))
+        until(lambda: not re.search("leaderworkersets", cluster.kubectl("api-resources", "-o", "name")), "it is gone")
+
+
+def _group(space: Space) -> dict[str, Any] | None:
+    try:
+        return space.stored("wide-group", "LeaderWorkerSet", "leaderworkerset.x-k8s.io/v1")
+    except KeyError:
+        return None
 
 
 def test_what_is_not_installed_is_done_without(operator: StartOperator, space: Space, cluster: Cluster) -> None:

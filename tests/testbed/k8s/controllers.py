@@ -88,6 +88,14 @@ def start_controller(controller: Controller, folder: Path, kubeconfig: Path, aut
     return running
 
 
+def definitions(controller: Controller) -> list[dict[str, Any]]:
+    """Its CustomResourceDefinitions, for a cluster where nobody works on them; conversion needs its webhook."""
+    found = [manifest for manifest in _manifests(controller) if manifest["kind"] == "CustomResourceDefinition"]
+    for manifest in found:
+        manifest["spec"].pop("conversion", None)
+    return found
+
+
 def _manifests(controller: Controller) -> list[dict[str, Any]]:
     """What its own installation applies; rendered once, then from the cache."""
     rendered = cache() / "k8s" / f"{controller.name}-{COMPONENTS[controller.name].version}.json"

@@ -194,7 +194,9 @@ class ModelServerSpec(SpecModel):
     source: ModelSource | None = None
     """Weights to serve. Engine vllm needs them here or in `weights`; embedded without has a small model of its own."""
     weights: Weights | None = None
-    """Weights that a trainer announces; they win over `source` and are exchanged in place. Once set they stay set."""
+    """Weights that a trainer announces; they win over `source` and are exchanged in place. Once set they stay set.
+    Without `source` the engine starts with them, and a new version starts new pods.
+    """
     suspend: bool = False
     """True scales to zero and keeps the objects; jobs that need the server wait."""
     idle_policy: IdlePolicy | None = None

@@ -17,6 +17,7 @@ from kubegym_operator.build.scale import initial_scale, wanted_replicas
 from testbed.rendered import Object, containers, pod_templates, with_identity
 
 CONTEXT = BuildContext()
+POLICY = {"policy": {"endpoint": {"baseUrl": "https://models.example.com/v1", "model": "m"}}}
 HUB = {"uri": "hf://org/model", "revision": "abc"}
 
 
@@ -94,6 +95,46 @@ def test_announced_weights_are_no_part_of_the_pod() -> None:
     assert workload(server(source=HUB, weights={"uri": "s3://w/9", "version": 9})) == before
 
 
+@pytest.mark.parametrize("engine", ["vllm", "embedded"])
+def test_announced_weights_alone_are_what_an_engine_starts_with(engine: str) -> None:
+    def template(version: int) -> Object:
+        weights = {"uri": "s3://w/step/", "version": version}
+        (made,) = pod_templates(workload(server(engine=engine, weights=weights)))
+        return made
+
+    spec = template(7)["spec"]
+    fetch = next(one for one in spec["initContainers"] if one["name"] == "fetch")
+    assert fetch["args"] == ["fetch", "s3://w/step/", "--into", "/weights"]
+    (engine_container,) = spec["containers"]
+    assert any(mount["mountPath"] == "/weights" for mount in engine_container["volumeMounts"])
+    mounted = server(engine=engine, weights={"uri": "pvc://w/step-8", "version": 8})
+    (other,) = pod_templates(workload(mounted))
+    assert other["spec"] != spec
+    digests = {
+        obj["metadata"]["annotations"][SPEC_DIGEST]
+        for version in (7, 8)
+        for obj in build_model_server(server(weights={"uri": "s3://w/", "version": version}), CONTEXT)
+    }
+    assert len(digests) == 2, "a new version is asked for, not a newer rendering"
+
+
+def test_a_new_version_of_weights_alone_is_another_fetch() -> None:
+    cache = {"persistentVolumeClaim": {"claimName": "c"}}
+    jobs = [build_fetch_job(server(cache=cache, weights={"uri": "s3://w/", "version": v}), CONTEXT) for v in (7, 8)]
+    assert len({job["metadata"]["name"] for (job,) in jobs}) == 2
+
+
+def test_a_simulated_engine_fetches_no_weights() -> None:
+    made = workload(server(engine="simulated", weights={"uri": "s3://w/", "version": 7}))
+    assert made == workload(server(engine="simulated"))
+
+
+@pytest.mark.parametrize("uri", ["hf://org/model", "oci://registry.example.com/m:1", "file:///m"])
+def test_announced_weights_alone_have_to_be_pinned_and_here(uri: str) -> None:
+    with pytest.raises(UnsupportedSource):
+        workload(server(weights={"uri": uri, "version": 1}))
+
+
 def test_an_image_by_tag_is_pinned_by_its_revision() -> None:
     digest = f"sha256:{'0' * 64}"
     made = server(source={"uri": "oci://registry.example.com:5000/m:8b", "revision": digest})
@@ -164,7 +205,7 @@ def test_the_digest_says_whether_the_spec_changed_not_who_rendered_it() -> None:
 
 def test_a_config_map_that_a_pod_template_names_rolls_the_pods() -> None:
     overlay = {"spec": {"volumes": [{"name": "tools", "configMap": {"name": "tools"}}]}}
-    made = environment(resources={"podTemplate": overlay})
+    made = environment(resources={"podTemplate": overlay}, models=POLICY)
 
     def rolls(objects: list[Object]) -> dict[str, str]:
         return {
@@ -184,7 +225,7 @@ def test_another_harness_ends_no_session() -> None:
         annotations: dict[str, str] = found["spec"]["template"]["metadata"]["annotations"]
         return annotations[CONFIG_DIGEST]
 
-    one, other = environment(agent={"maxSteps": 1}), environment(agent={"maxSteps": 2})
+    one, other = (environment(agent={"maxSteps": steps}, models=POLICY) for steps in (1, 2))
     assert digest(one, "e-resources") == digest(other, "e-resources")
     assert digest(one, "e-agent") != digest(other, "e-agent")
 

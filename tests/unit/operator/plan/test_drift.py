@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kubegym_operator.kube.protocol import Object
 from kubegym_operator.plan.children import stamped
-from kubegym_operator.plan.drift import differs
+from kubegym_operator.plan.drift import differs, taken_over
 
 
 def applied(spec: Any, kind: str = "Service") -> Object:
@@ -29,7 +29,6 @@ def seen(desired: Object, spec: Any) -> Object:
         pytest.param({"cpu": "1000m", "memory": "1024Mi"}, {"cpu": "1", "memory": "1Gi"}, id="quantities"),
         pytest.param({"env": [{"name": "A", "value": ""}]}, {"env": [{"name": "A"}]}, id="empty value"),
         pytest.param({"labels": {}, "x": []}, {}, id="empty"),
-        pytest.param({"env": [{"name": "a"}]}, {"env": [{"name": "b"}, {"name": "a", "v": 1}]}, id="others' items"),
         pytest.param({"ports": [{"port": 80}]}, {"ports": [{"port": 80, "protocol": "TCP"}]}, id="port"),
     ],
 )
@@ -58,9 +57,51 @@ def test_edited(spec: Any, stored: Any) -> None:
     assert differs(desired, seen(desired, stored))
 
 
-def test_ports_of_a_rule_are_one_field() -> None:
-    desired = applied({"ports": [{"port": 80}]}, "NetworkPolicy")
-    assert differs(desired, seen(desired, {"ports": [{"port": 80}, {"port": 22}]}))
+def test_others_may_add_items_where_kubernetes_merges_a_list() -> None:
+    desired = applied({"env": [{"name": "a"}]}, "Deployment")
+    assert not differs(desired, seen(desired, {"env": [{"name": "b"}, {"name": "a", "v": 1}]}))
+    desired = applied({"ports": [{"containerPort": 80}]}, "Deployment")
+    assert not differs(desired, seen(desired, {"ports": [{"containerPort": 80, "protocol": "TCP"}]}))
+    assert differs(desired, seen(desired, {"ports": [{"containerPort": 80, "protocol": "UDP"}]}))
+    spread = [{"topologyKey": "zone", "whenUnsatisfiable": when, "maxSkew": 1} for when in ("DoNotSchedule", "X")]
+    desired = applied({"topologySpreadConstraints": spread}, "Deployment")
+    assert not differs(desired, seen(desired, {"topologySpreadConstraints": spread[::-1]}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [("NetworkPolicy", "ports"), ("ModelServer", "containers"), ("ServiceAccount", "imagePullSecrets")],
+)
+def test_a_list_that_kubernetes_does_not_merge_is_one_field(kind: str, field: str) -> None:
+    desired = applied({field: [{"name": "a", "port": 80}]}, kind)
+    assert differs(desired, seen(desired, {field: [{"name": "a", "port": 80}, {"name": "b", "port": 22}]}))
+
+
+SELECTOR = {"f:spec": {"f:selector": {}}}
+IMAGE = {"f:spec": {"f:containers": {'k:{"name":"a"}': {".": {}, "f:name": {}, "f:image": {}}}}}
+PORT = {"f:spec": {"f:ports": {'k:{"port":80,"protocol":"TCP"}': {"f:targetPort": {}}}}}
+
+
+def owner(fields: Any, manager: str = "kubegym", operation: str = "Apply", subresource: str = "") -> Object:
+    return {"manager": manager, "operation": operation, "subresource": subresource, "fieldsV1": fields}
+
+
+@pytest.mark.parametrize(
+    ("spec", "managed", "taken"),
+    [
+        pytest.param({"selector": {"a": "b"}}, [owner(SELECTOR)], False, id="ours"),
+        pytest.param({"selector": {"a": "b"}}, [owner(SELECTOR), owner(SELECTOR, "flux")], False, id="shared"),
+        pytest.param({"selector": {"a": "b"}}, [owner({}), owner(SELECTOR, "kubectl", "Update")], True, id="a map"),
+        pytest.param({"selector": {"a": "b"}}, [owner(SELECTOR, "kubegym", "Update")], True, id="by update"),
+        pytest.param({"x": 1}, [owner(SELECTOR, "kubectl")], False, id="what we do not say"),
+        pytest.param({"x": 1}, [owner({"f:spec": {"f:x": {}}}, "hpa", "Update", "status")], False, id="its status"),
+        pytest.param({"containers": [{"name": "a", "image": "i"}]}, [owner(IMAGE, "kubectl")], True, id="in an item"),
+        pytest.param({"containers": [{"name": "b", "image": "i"}]}, [owner(IMAGE, "kubectl")], False, id="their item"),
+        pytest.param({"ports": [{"port": 80, "targetPort": 1}]}, [owner(PORT, "kubectl")], True, id="default in a key"),
+    ],
+)
+def test_who_owns_a_field_tells_whether_it_was_edited(spec: Any, managed: list[Object], taken: bool) -> None:
+    assert taken_over(applied(spec), managed, "kubegym") is taken
 
 
 def test_another_desire_differs_although_all_of_it_is_there() -> None:

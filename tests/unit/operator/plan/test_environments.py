@@ -119,6 +119,47 @@ async def test_a_newer_operator_restarts_nothing_until_it_is_told_to() -> None:
     assert agent["metadata"]["annotations"]["kubegym.dev/render-revision"] == "2"
 
 
+async def test_an_edited_config_map_of_the_user_rolls_the_pods_within_a_minute() -> None:
+    world = World()
+    template = {"spec": {"volumes": [{"name": "mine", "configMap": {"name": "mine"}}]}}
+    server = {"server": {"engine": "embedded", "podTemplate": template}}
+    await world.apply(environment(models={"policy": server}, agent={"podTemplate": template}))
+    mine = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mine"}}
+
+    async def digests() -> list[str | None]:
+        found = [await world.get(DEPLOYMENT, name) for name in ("math-agent", "math-policy")]
+        metadata = [one["spec"]["template"]["metadata"] for one in found]
+        return [(one.get("annotations") or {}).get("kubegym.dev/config-digest") for one in metadata]
+
+    await world.live()
+    seen = [await digests()]
+    for data in ({"a": "1"}, {"a": "2"}):
+        await world.apply({**mine, "data": data})
+        await world.live()
+        await world.pass_time(60)
+        seen.append(await digests())
+    assert len({one[0] for one in seen}) == len({one[1] for one in seen}) == len(seen)
+    assert await world.restart(world.context) == []
+
+
+async def test_an_older_rendering_that_was_edited_is_put_back_as_it_was() -> None:
+    world = await running()
+    before = await world.get(DEPLOYMENT, "math-agent")
+    await world.restart(with_revision(world.context, "2"))
+    await world.live()
+    template = {"spec": {"terminationGracePeriodSeconds": 1}}
+    await world.kube.patch(DEPLOYMENT, NAMESPACE, "math-agent", {"spec": {"template": template}})
+    service = await world.get(SERVICE, "math-agent")
+    await world.kube.patch(SERVICE, NAMESPACE, "math-agent", {"spec": {"ports": None}})
+    await world.live()
+    after = await world.get(DEPLOYMENT, "math-agent")
+    assert after["spec"] == before["spec"]
+    assert after["metadata"]["annotations"] == before["metadata"]["annotations"], "still the older rendering"
+    assert (await world.get(SERVICE, "math-agent"))["spec"] == service["spec"]
+    assert await world.condition(GYM_ENVIRONMENT, "math", "RenderOutdated") == ("True", "Outdated")
+    assert await world.restart(world.context) == []
+
+
 async def test_children_that_were_edited_or_deleted_by_hand_are_repaired() -> None:
     world = await running()
     service = await world.get(SERVICE, "math-agent")

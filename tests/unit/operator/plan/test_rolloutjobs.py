@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from kubegym_operator.kube.errors import Forbidden
 from kubegym_operator.kube.kinds import KindInfo
 from kubegym_operator.kube.protocol import Object
 from kubegym_operator.plan.snapshot import Progress
@@ -97,6 +99,7 @@ async def test_workers_follow_parallelism_in_one_job() -> None:
 
 async def test_with_a_queue_a_change_makes_another_job() -> None:
     world = World(KindInfo(QUEUE))
+    await world.apply(queue("cpu"))
     await running(world=world, queue={"name": "cpu"}, parallelism=2)
     assert (await world.get(JOB, "run"))["spec"]["suspend"] is True
     assert await run_condition(world, "Suspended") == ("True", "QuotaPending")
@@ -119,6 +122,71 @@ async def test_with_a_queue_a_change_makes_another_job() -> None:
 async def test_a_queue_without_kueue_is_no_wait_for_quota() -> None:
     world = await running(queue={"name": "cpu"})
     assert await run_condition(world, "Stalled") == ("True", "KueueNotInstalled")
+    assert await run_condition(world, "Progressing") == ("False", "KueueNotInstalled")
+    assert "is not installed" in await world.message(ROLLOUT_JOB, "run", "Suspended")
+
+
+async def test_a_queue_that_is_not_there_is_said_to_be_missing_until_it_comes() -> None:
+    world = World(KindInfo(QUEUE))
+    server = {"engine": "embedded", "queue": {"name": "gpu"}}
+    await running(environment(models={"policy": {"server": server}}), world=world, queue={"name": "cpu"})
+    assert await run_condition(world, "Progressing") == ("False", "QueueNotFound")
+    assert await run_condition(world, "Stalled") == ("False", "NotStalled"), "it may still be applied"
+    await world.pass_time(61)
+    assert await run_condition(world, "Stalled") == ("True", "QueueNotFound")
+    assert "kubectl get localqueues -n team" in await world.message(ROLLOUT_JOB, "run", "Stalled")
+    await gate(world)
+    assert await world.condition(MODEL_SERVER, "math-policy", "Stalled") == ("True", "QueueNotFound")
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Stalled") == ("True", "QueueNotFound")
+    active = {"type": "Active", "status": "False", "reason": "ClusterQueueDoesNotExist", "message": "no ClusterQueue"}
+    await world.apply(queue("cpu"), queue("gpu"))
+    await world.set_status(QUEUE, "gpu", {"conditions": [active]})
+    await world.pass_time(31)
+    assert await run_condition(world, "Stalled") == ("False", "NotStalled")
+    assert await world.condition(MODEL_SERVER, "math-policy", "Suspended") == ("True", "QuotaPending")
+    assert "no ClusterQueue" in await world.message(MODEL_SERVER, "math-policy", "Suspended")
+
+
+def queue(name: str) -> dict[str, Any]:
+    return {"apiVersion": QUEUE.api_version, "kind": QUEUE.kind, "metadata": {"name": name}, "spec": {}}
+
+
+async def gate(world: World) -> dict[str, Any]:
+    """The pod of the model waits for Kueue."""
+    await world.kube.patch(DEPLOYMENT, NAMESPACE, "math-policy", {"metadata": {"annotations": {"hold": "y"}}})
+    pod = next(p for p in await world.kube.list(POD) if p["metadata"]["name"].startswith("math-policy-pod"))
+    gates = {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}
+    await world.kube.patch(POD, NAMESPACE, pod["metadata"]["name"], {"spec": gates})
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    await world.set_status(POD, pod["metadata"]["name"], {"phase": "Pending", "conditions": [gated]})
+    await world.set_status(DEPLOYMENT, "math-policy", {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1})
+    await world.live()
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("worker", "reason"),
+    [
+        ({"podTemplate": {"spec": {"containers": [{"name": "worker", "command": ["sh"]}]}}}, "InvalidPodTemplate"),
+        ({}, "AdmissionRefused"),
+    ],
+)
+async def test_a_job_whose_pods_cannot_be_made_ends_at_its_deadline(worker: dict[str, Any], reason: str) -> None:
+    world = World()
+    if not worker:
+        refused = Forbidden("admission webhook denied the request", status=403)
+        world.kube.fail(refused, verb="create", kind="Job", times=1000)
+    await world.apply(environment(), rollout_job(preRunningDeadlineSeconds=300, worker=worker))
+    await world.live()
+    assert await run_condition(world, "Stalled") == ("True", reason)
+    await world.pass_time(299)
+    assert await run_condition(world, "Stalled") == ("True", reason)
+    await world.pass_time(2)
+    assert await run_condition(world, "Failed") == ("True", "PreRunningDeadlineExceeded")
+    said = await world.message(ROLLOUT_JOB, "run", "Failed")
+    assert "command" in said if worker else "denied" in said
+    assert (await world.get(ROLLOUT_JOB, "run"))["status"]["completionTime"]
+    assert await world.restart(world.context) == []
 
 
 async def test_a_job_that_waits_for_quota_wakes_nothing() -> None:
@@ -289,16 +357,9 @@ async def test_another_plan_in_the_output_fails_without_waking_a_model() -> None
 async def test_a_preempted_model_pauses_its_jobs_at_once() -> None:
     world = World(KindInfo(QUEUE))
     server = {"engine": "embedded", "queue": {"name": "gpu"}}
+    await world.apply(queue("gpu"))
     await running(environment(models={"policy": {"server": server}}), world=world)
-    await world.kube.patch(DEPLOYMENT, NAMESPACE, "math-policy", {"metadata": {"annotations": {"hold": "y"}}})
-    pod = next(p for p in await world.kube.list(POD) if p["metadata"]["name"].startswith("math-policy-pod"))
-    await world.kube.patch(
-        POD, NAMESPACE, pod["metadata"]["name"], {"spec": {"schedulingGates": [{"name": "kueue.x-k8s.io/admission"}]}}
-    )
-    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
-    await world.set_status(POD, pod["metadata"]["name"], {"phase": "Pending", "conditions": [gated]})
-    await world.set_status(DEPLOYMENT, "math-policy", {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1})
-    await world.live()
+    pod = await gate(world)
     assert await world.condition(MODEL_SERVER, "math-policy", "Suspended") == ("True", "QuotaPending")
     assert (await world.get(JOB, "run"))["spec"]["suspend"] is True
     assert await run_condition(world, "Suspended") == ("True", "EnvironmentNotReady")
@@ -355,7 +416,7 @@ async def test_an_entry_brings_its_own_model() -> None:
     world = World()
     job = rollout_job()
     job["spec"]["environments"][0]["models"] = {"policy": {"server": {"engine": "simulated"}}}
-    await world.apply(environment(models={}), job)
+    await world.apply(environment(models={}, agent={"placement": "Worker"}), job)
     await world.live()
     assert await world.exists(MODEL_SERVER, "run-math-policy")
     assert await run_condition(world, "Progressing") == ("True", "Collecting")
@@ -369,6 +430,36 @@ async def test_an_entry_brings_its_own_model() -> None:
     await world.finish_job("run-finalise", words=WORDS)
     await world.live()
     assert not await world.exists(MODEL_SERVER, "run-math-policy"), "a finished run holds no accelerator"
+
+
+@pytest.mark.parametrize(("role", "part"), [("policy", "agent"), ("judge", "resources")])
+async def test_a_model_of_a_job_that_nobody_would_ask_is_refused(role: str, part: str) -> None:
+    """Rows of another model than the job names would be silently wrong."""
+    world = World()
+    job = rollout_job()
+    job["spec"]["environments"][0]["models"] = {role: {"server": {"engine": "simulated"}}}
+    await world.apply(environment(agent={"placement": "Service" if part == "agent" else "Worker"}), job)
+    await world.live()
+    assert await run_condition(world, "Stalled") == ("True", "InvalidSpec")
+    said = await world.message(ROLLOUT_JOB, "run", "Stalled")
+    assert said.startswith(f"environments[math].models.{role}: ")
+    assert f"spec.{part}.placement" in said
+    assert not await world.exists(JOB, "run")
+    await world.edit(GYM_ENVIRONMENT, "math", {part: {"placement": "Worker"}})
+    await world.live()
+    assert await run_condition(world, "Progressing") == ("True", "Collecting")
+
+
+async def test_an_agent_in_pods_of_its_own_needs_a_policy() -> None:
+    world = World()
+    await world.apply(environment(models={}))
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Stalled") == ("True", "InvalidSpec")
+    assert "spec.models.policy: is required" in await world.message(GYM_ENVIRONMENT, "math", "Stalled")
+    assert not await world.exists(DEPLOYMENT, "math-agent")
+    await world.edit(GYM_ENVIRONMENT, "math", {"agent": {"placement": "Worker"}})
+    await world.live()
+    assert await world.condition(GYM_ENVIRONMENT, "math", "Ready") == ("True", "Available")
 
 
 async def test_without_a_policy_the_job_says_where_to_name_one() -> None:
