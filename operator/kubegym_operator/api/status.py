@@ -54,6 +54,17 @@ class ObjectStatus(SpecModel):
     """What holds, each type once."""
 
 
+class DemandStatus(SpecModel):
+    """Replicas that the jobs need, with `autoscaling.mode: Demand`."""
+
+    replicas: NonNegativeInt
+    """Replicas that are wanted for the jobs."""
+    lower_since: Time | None = None
+    """Since when fewer would do; they are given back when that has held for three minutes."""
+    lower_peak: NonNegativeInt | None = None
+    """Replicas needed at most since then."""
+
+
 class ModelServerStatus(ObjectStatus):
     """Observed state of a ModelServer."""
 
@@ -63,6 +74,8 @@ class ModelServerStatus(ObjectStatus):
     """Replicas that answer."""
     desired_replicas: NonNegativeInt | None = None
     """Replicas that are wanted now: 0 while suspended or idle."""
+    demand: DemandStatus | None = None
+    """What the jobs that refer to it need, where `autoscaling` follows them."""
     selector: LongText | None = None
     """Label selector of the pods, for HorizontalPodAutoscalers."""
     endpoint: LongText | None = None

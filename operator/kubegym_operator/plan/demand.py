@@ -13,8 +13,8 @@ from typing import Any, Final
 from kubegym_operator.api.reasons import Reason, Type
 from kubegym_operator.build import names
 from kubegym_operator.plan.actions import Object
-from kubegym_operator.plan.objects import condition, deleting, holds, name_of, namespace_of, spec_of
-from kubegym_operator.plan.snapshot import ServerKey
+from kubegym_operator.plan.objects import condition, deleting, holds, name_of, namespace_of, spec_of, status_of
+from kubegym_operator.plan.snapshot import Load, ServerKey
 
 CHECKING_OUTPUT: Final = "CheckingOutput"
 """The reason of ``EnvironmentReady`` while a job looks whether its output is finished already (rule 12)."""
@@ -69,10 +69,10 @@ def jobs_of_environment(environment: Object, jobs: Iterable[Object]) -> tuple[st
     return tuple(sorted(name_of(j) for j in jobs if wants_environments(j) and name in environment_names(j)))
 
 
-def jobs_of_server(
+def loads_of_server(
     server: Object, jobs: Iterable[Object], environments: Mapping[tuple[str, str], Object]
-) -> tuple[str, ...]:
-    """Names of the jobs that want this ModelServer now.
+) -> tuple[Load, ...]:
+    """The jobs that want this ModelServer now, by name, and how much of it.
 
     Args:
         server: the ModelServer.
@@ -80,13 +80,20 @@ def jobs_of_server(
         environments: those that may use it, by namespace and name.
     """
     key = (namespace_of(server), name_of(server))
-    return tuple(
-        sorted(
-            name_of(job)
-            for job in jobs
-            if wants_environments(job) and key in servers_of_job(job, _of_namespace(environments, namespace_of(job)))
-        )
-    )
+    wanting = [
+        job
+        for job in jobs
+        if wants_environments(job) and key in servers_of_job(job, _of_namespace(environments, namespace_of(job)))
+    ]
+    return tuple(sorted(map(_load, wanting), key=lambda load: load.job))
+
+
+def _load(job: Object) -> Load:
+    spec, told = spec_of(job), status_of(job).get("rollouts") or {}
+    slots = int(spec.get("parallelism", 1)) * int(spec.get("concurrency", 32))
+    expected = told.get("expected")
+    settled = sum(told.get(outcome, 0) for outcome in ("scored", "unscored", "failed"))
+    return Load(name_of(job), slots, None if expected is None else max(0, expected - settled))
 
 
 def _of_namespace(environments: Mapping[tuple[str, str], Object], namespace: str) -> dict[str, Object]:

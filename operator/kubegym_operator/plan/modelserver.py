@@ -49,6 +49,7 @@ from kubegym_operator.plan.objects import (
     status_of,
 )
 from kubegym_operator.plan.queues import QUEUE_EVERY, queue_trouble, waits_for_quota
+from kubegym_operator.plan.replicas import Held, follow, needed, room
 from kubegym_operator.plan.snapshot import ModelServerSnapshot, Question
 from kubegym_operator.plan.status import kstatus, next_status
 from kubegym_operator.plan.times import rfc3339, seconds
@@ -73,6 +74,7 @@ class _View:
     missing_kind: bool
     fetch: tuple[Object, ...]
     fetched: bool
+    demand: Held | None = None
 
 
 def model_server_questions(snapshot: ModelServerSnapshot) -> tuple[Question, ...]:
@@ -120,11 +122,14 @@ def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...]) -> _View:
         raw,
         suspend=server.spec.suspend,
         policy=server.spec.idle_policy,
-        active=bool(snapshot.active_jobs),
+        active=bool(snapshot.loads),
         last_request=_last_request(snapshot),
         now=snapshot.now,
     )
     (name, full), *_ = wanted_replicas(server).items()
+    demand = _demand(snapshot)
+    if demand is not None:
+        full = demand.replicas
     if not rest.rests and not full:
         rest = Rest(True, Reason.NO_REPLICAS, "spec.replicas is 0", idle_since=rest.idle_since)
     served_before = served_at(raw, Type.SERVING)
@@ -139,7 +144,17 @@ def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...]) -> _View:
         missing_kind=server.spec.parallelism.nodes > 1 and not snapshot.cluster.leader_worker_set,
         fetch=fetch,
         fetched=fetched,
+        demand=demand,
     )
+
+
+def _demand(snapshot: ModelServerSnapshot) -> Held | None:
+    """What the jobs need, where the spec leaves replicas to them."""
+    spec = snapshot.server.spec
+    if spec.autoscaling is None or spec.autoscaling.mode != "Demand":
+        return None
+    held = Held.read(status_of(snapshot.raw).get("demand") or {})
+    return follow(held, needed(snapshot.loads, room(spec), spec.autoscaling, held), snapshot.now)
 
 
 def served_at(raw: Object, type: str) -> bool:
@@ -226,6 +241,7 @@ def _fields(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> Map
         "replicas": view.workload.replicas,
         "readyReplicas": view.workload.ready,
         "desiredReplicas": view.workload.wanted,
+        "demand": view.demand.to_dict() if view.demand is not None and not view.rest.rests else None,
         "selector": ",".join(f"{key}={value}" for key, value in sorted(selector.items())),
         "endpoint": names.url(service, server.metadata.namespace or "default", MODEL_PORT),
         "policyVersion": version if version is not None else stored.get("policyVersion"),
@@ -242,7 +258,8 @@ def _last_request(snapshot: ModelServerSnapshot) -> float | None:
 
 
 def _requeue(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> float | None:
-    waits = [view.rest.again_after, unsettled_until(snapshot.pods, snapshot.now)]
+    held = view.demand.left(snapshot.now) if view.demand is not None and not view.rest.rests else None
+    waits = [view.rest.again_after, held, unsettled_until(snapshot.pods, snapshot.now)]
     if snapshot.names_config_maps:
         waits.append(CONFIG_MAPS_EVERY)
     queued = snapshot.server.spec.queue is not None

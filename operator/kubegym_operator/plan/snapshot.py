@@ -95,6 +95,26 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a RolloutJob asks of a model server.
+
+    Attributes:
+        job: its name.
+        slots: rollouts that its workers may have in flight.
+        remaining: rollouts without a result; None before the plan is made.
+    """
+
+    job: str
+    slots: int
+    remaining: int | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Rollouts in flight at most: in the tail of a run no more than are left."""
+        return self.slots if self.remaining is None else min(self.slots, self.remaining)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelServerSnapshot:
     """A ModelServer.
 
@@ -102,7 +122,7 @@ class ModelServerSnapshot:
         raw, server: as stored, and typed.
         children: what it owns.
         pods: of its components.
-        active_jobs: names of the RolloutJobs that want it now (``plan.demand``).
+        loads: the RolloutJobs that want it now, and how much of it (``plan.demand``).
         config_digests: of the ConfigMaps that its podTemplate names.
         names_config_maps: whether there are any, found or not: nobody watches them, so that they are looked at again.
         cluster: what is installed.
@@ -114,7 +134,7 @@ class ModelServerSnapshot:
     server: ModelServer
     children: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
-    active_jobs: tuple[str, ...] = ()
+    loads: tuple[Load, ...] = ()
     config_digests: Mapping[str, str] = field(default_factory=dict)
     names_config_maps: bool = False
     cluster: Cluster = Cluster()

@@ -12,7 +12,7 @@ from kubegym_operator.api import GymEnvironment, ModelServer, RolloutJob
 from kubegym_operator.build.labels import OWNER_NAME, content_digest
 from kubegym_operator.kube.errors import Forbidden, KubeError
 from kubegym_operator.kube.protocol import Kind, KubeApi, Object
-from kubegym_operator.plan.demand import jobs_of_environment, jobs_of_server, servers_of_environment, servers_of_job
+from kubegym_operator.plan.demand import jobs_of_environment, loads_of_server, servers_of_environment, servers_of_job
 from kubegym_operator.plan.environment import environment_questions
 from kubegym_operator.plan.modelserver import model_server_questions
 from kubegym_operator.plan.objects import JOB, LEADER_WORKER_SET, POD, of_kind, spec_of, status_of, typed
@@ -89,7 +89,7 @@ class Observer:
             server,
             children=self._children(raw),
             pods=pods,
-            active_jobs=jobs_of_server(raw, jobs, environments),
+            loads=loads_of_server(raw, jobs, environments),
             config_digests=await self._config_digests(raw),
             names_config_maps=any(_config_maps_named(spec_of(raw))),
             cluster=replace(await self._queue(raw, queue, waits=gated), leader_worker_set=lws),

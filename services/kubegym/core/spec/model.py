@@ -168,6 +168,10 @@ class Autoscaling(SpecModel):
     """Fewest replicas while a job refers to the server."""
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
     """Most replicas; it must not be below minReplicas."""
+    rollouts_per_replica: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """With `Demand`: rollouts in flight for which one replica is enough. Left out, the engine's `max-num-seqs`, 256
+    where vLLM's arguments do not say.
+    """
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
