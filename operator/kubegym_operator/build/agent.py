@@ -9,16 +9,13 @@ from kubegym.core.spec import GymEnvironment
 from kubegym_operator.build import names
 from kubegym_operator.build.child import Rendering
 from kubegym_operator.build.context import PodPeer
-from kubegym_operator.build.disruption import disruption_budget
 from kubegym_operator.build.endpoints import AGENT_PORT, POLICY, RESOURCES_PORT, ModelEndpointUrl
 from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.labels import Component, selector
 from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
-from kubegym_operator.build.part import PART_COMPUTE, WORKERS, deployment, key_file, key_mounts, model_egress, outside
-from kubegym_operator.build.pod import Container, Mount, Pod, pod_identity, server_probes
-from kubegym_operator.build.rolling import with_config_digest
+from kubegym_operator.build.part import PART_COMPUTE, WORKERS, key_file, key_mounts, model_egress, outside, part_objects
+from kubegym_operator.build.pod import Container, Mount, pod_identity, server_probes
 from kubegym_operator.build.served import FILE, FOLDER, agent_digest
-from kubegym_operator.build.service import headless_service, service
 
 AGENT: Final = "agent"
 """The container; what a podTemplate calls it."""
@@ -37,7 +34,7 @@ def build_agent(
     Raises:
         BuildError: no model plays the policy, which an agent in pods of its own cannot get from a job.
     """
-    spec, name = environment.spec.agent, names.agent(environment.name)
+    spec = environment.spec.agent
     more_mounts, variables = outside(rendering, endpoints)
     container = Container(
         AGENT,
@@ -49,19 +46,18 @@ def build_agent(
         compute=spec.compute or PART_COMPUTE,
         extra=server_probes(),
     )
-    template = Pod(environment, Component.AGENT, [container], name).to_template(
-        rendering.context, spec.pod_template, "spec.agent.podTemplate"
+    return part_objects(
+        rendering,
+        environment,
+        Component.AGENT,
+        container,
+        name=names.agent(environment.name),
+        account=None,
+        overlay=spec.pod_template,
+        policy=_network_policy(rendering, environment, endpoints),
+        config_digests=config_digests,
+        reads=agent_digest(manifest),
     )
-    objects = [
-        rendering.service_account(name, Component.AGENT),
-        service(rendering, name, Component.AGENT, AGENT_PORT),
-        headless_service(rendering, names.pods(name), Component.AGENT, AGENT_PORT),
-        disruption_budget(rendering, name, Component.AGENT),
-    ]
-    if environment.spec.network.policy == "Managed":
-        objects.append(_network_policy(rendering, environment, endpoints))
-    rolled = with_config_digest(template, config_digests, agent_digest(manifest))
-    return [*objects, deployment(rendering, name, Component.AGENT, rolled)]
 
 
 def _arguments(
