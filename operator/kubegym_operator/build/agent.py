@@ -13,27 +13,30 @@ from kubegym_operator.build.endpoints import AGENT_PORT, POLICY, RESOURCES_PORT,
 from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.labels import Component, selector
 from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
-from kubegym_operator.build.part import PART_COMPUTE, WORKERS, key_file, key_mounts, model_egress, outside, part_objects
-from kubegym_operator.build.pod import Container, Mount, pod_identity, server_probes
+from kubegym_operator.build.part import (
+    PART_COMPUTE,
+    WORKERS,
+    Served,
+    key_file,
+    key_mounts,
+    model_egress,
+    outside,
+    part_objects,
+)
+from kubegym_operator.build.pod import Container, pod_identity, server_probes
 from kubegym_operator.build.served import FILE, FOLDER, agent_digest
 
 AGENT: Final = "agent"
 """The container; what a podTemplate calls it."""
 
 
-def build_agent(
-    rendering: Rendering,
-    environment: GymEnvironment,
-    endpoints: Mapping[str, ModelEndpointUrl],
-    manifest: Mapping[str, Any],
-    manifest_mount: Mount,
-    config_digests: Mapping[str, str],
-) -> list[dict[str, Any]]:
+def build_agent(served: Served) -> list[dict[str, Any]]:
     """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of an environment's agent.
 
     Raises:
         BuildError: no model plays the policy, which an agent in pods of its own cannot get from a job.
     """
+    rendering, environment, endpoints = served.rendering, served.environment, served.endpoints
     spec = environment.spec.agent
     more_mounts, variables = outside(rendering, endpoints)
     container = Container(
@@ -41,22 +44,20 @@ def build_agent(
         spec.image or rendering.context.images.agent,
         args=_arguments(rendering, environment, endpoints),
         env={**pod_identity(), **variables},
-        mounts=[manifest_mount, *key_mounts(endpoints), *more_mounts],
+        mounts=[served.mount, *key_mounts(endpoints), *more_mounts],
         port=AGENT_PORT,
         compute=spec.compute or PART_COMPUTE,
         extra=server_probes(),
     )
     return part_objects(
-        rendering,
-        environment,
+        served,
         Component.AGENT,
         container,
         name=names.agent(environment.name),
         account=None,
         overlay=spec.pod_template,
         policy=_network_policy(rendering, environment, endpoints),
-        config_digests=config_digests,
-        reads=agent_digest(manifest),
+        reads=agent_digest(served.manifest),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from kubegym.core.spec import Compute, GymEnvironment
@@ -25,9 +26,29 @@ WORKERS: Final = PodPeer({COMPONENT_LABEL: Component.WORKER, MANAGED_BY: PROJECT
 """The workers of every run of the namespace."""
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """An environment whose parts are rendered.
+
+    Attributes:
+        rendering: of the environment.
+        environment: as it is.
+        endpoints: its models by role.
+        manifest: what its servers read.
+        mount: where they find it.
+        config_digests: of ConfigMaps that its podTemplates may name.
+    """
+
+    rendering: Rendering
+    environment: GymEnvironment
+    endpoints: Mapping[str, ModelEndpointUrl]
+    manifest: Mapping[str, Any]
+    mount: Mount
+    config_digests: Mapping[str, str]
+
+
 def part_objects(
-    rendering: Rendering,
-    environment: GymEnvironment,
+    served: Served,
     component: str,
     container: Container,
     *,
@@ -35,23 +56,21 @@ def part_objects(
     account: str | None,
     overlay: Mapping[str, Any] | None,
     policy: dict[str, Any],
-    config_digests: Mapping[str, str],
     reads: str,
 ) -> list[dict[str, Any]]:
     """ServiceAccount, Services, PodDisruptionBudget, NetworkPolicy and Deployment of a part.
 
     Args:
-        rendering: of the environment.
-        environment: whose part it is.
-        component: which.
+        served: the environment.
+        component: which part.
         container: its pods' only one.
         name: of its objects.
         account: a ServiceAccount of the user's; None makes one without power.
         overlay: its podTemplate.
         policy: its NetworkPolicy, left out where networks are the user's.
-        config_digests: of ConfigMaps that its podTemplate may name.
         reads: digest of what of the manifest it reads.
     """
+    rendering, environment = served.rendering, served.environment
     assert container.port is not None, "a part is a server"
     template = Pod(environment, component, [container], account or name).to_template(
         rendering.context, overlay, f"spec.{component}.podTemplate"
@@ -64,7 +83,7 @@ def part_objects(
     ]
     if environment.spec.network.policy == "Managed":
         objects.append(policy)
-    rolled = with_config_digest(template, config_digests, reads)
+    rolled = with_config_digest(template, served.config_digests, reads)
     return [*objects, deployment(rendering, name, component, rolled)]
 
 

@@ -12,11 +12,10 @@ from kubegym_operator.build.context import PodPeer
 from kubegym_operator.build.endpoints import POLICY, RESOURCES_PORT, ModelEndpointUrl
 from kubegym_operator.build.labels import Component, selector
 from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
-from kubegym_operator.build.part import PART_COMPUTE, WORKERS, key_mounts, model_egress, outside, part_objects
+from kubegym_operator.build.part import PART_COMPUTE, WORKERS, Served, key_mounts, model_egress, outside, part_objects
 from kubegym_operator.build.pod import (
     SECRETS_FOLDER,
     Container,
-    Mount,
     pod_identity,
     secret_mount,
     server_probes,
@@ -32,17 +31,13 @@ SESSION_KEY: Final = "secret"
 _SESSION_FOLDER = f"{SECRETS_FOLDER}/session"
 
 
-def build_resources(
-    rendering: Rendering,
-    environment: GymEnvironment,
-    endpoints: Mapping[str, ModelEndpointUrl],
-    manifest: Mapping[str, Any],
-    manifest_mount: Mount,
-    config_digests: Mapping[str, str],
-) -> list[dict[str, Any]]:
+def build_resources(served: Served) -> list[dict[str, Any]]:
     """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of a resources server."""
+    rendering, environment, manifest_mount = served.rendering, served.environment, served.mount
     spec = environment.spec.resources
-    others = {role: endpoint for role, endpoint in endpoints.items() if role != POLICY}  # the policy is the agent's
+    others = {
+        role: endpoint for role, endpoint in served.endpoints.items() if role != POLICY
+    }  # the policy is the agent's
     more_mounts, variables = outside(rendering, others)
     session = secret_mount("session", names.session_secret(environment.name), _SESSION_FOLDER, SESSION_KEY)
     container = Container(
@@ -56,16 +51,14 @@ def build_resources(
         extra=server_probes(),
     )
     return part_objects(
-        rendering,
-        environment,
+        served,
         Component.RESOURCES,
         container,
         name=names.resources(environment.name),
         account=spec.service_account_name,
         overlay=spec.pod_template,
         policy=_network_policy(rendering, environment, others),
-        config_digests=config_digests,
-        reads=resources_digest(manifest),
+        reads=resources_digest(served.manifest),
     )
 
 
