@@ -9,59 +9,56 @@ from kubegym.core.spec import GymEnvironment
 from kubegym_operator.build import names
 from kubegym_operator.build.child import Rendering
 from kubegym_operator.build.context import PodPeer
-from kubegym_operator.build.disruption import disruption_budget
 from kubegym_operator.build.endpoints import AGENT_PORT, POLICY, RESOURCES_PORT, ModelEndpointUrl
 from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.labels import Component, selector
 from kubegym_operator.build.network import distinct, from_pods, network_policy, to_pods, watchers
-from kubegym_operator.build.part import PART_COMPUTE, WORKERS, deployment, key_file, key_mounts, model_egress, outside
-from kubegym_operator.build.pod import Container, Mount, Pod, pod_identity, server_probes
-from kubegym_operator.build.rolling import with_config_digest
+from kubegym_operator.build.part import (
+    PART_COMPUTE,
+    WORKERS,
+    Served,
+    key_file,
+    key_mounts,
+    model_egress,
+    outside,
+    part_objects,
+)
+from kubegym_operator.build.pod import Container, pod_identity, server_probes
 from kubegym_operator.build.served import FILE, FOLDER, agent_digest
-from kubegym_operator.build.service import headless_service, service
 
 AGENT: Final = "agent"
 """The container; what a podTemplate calls it."""
 
 
-def build_agent(
-    rendering: Rendering,
-    environment: GymEnvironment,
-    endpoints: Mapping[str, ModelEndpointUrl],
-    manifest: Mapping[str, Any],
-    manifest_mount: Mount,
-    config_digests: Mapping[str, str],
-) -> list[dict[str, Any]]:
+def build_agent(served: Served) -> list[dict[str, Any]]:
     """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of an environment's agent.
 
     Raises:
         BuildError: no model plays the policy, which an agent in pods of its own cannot get from a job.
     """
-    spec, name = environment.spec.agent, names.agent(environment.name)
+    rendering, environment, endpoints = served.rendering, served.environment, served.endpoints
+    spec = environment.spec.agent
     more_mounts, variables = outside(rendering, endpoints)
     container = Container(
         AGENT,
         spec.image or rendering.context.images.agent,
         args=_arguments(rendering, environment, endpoints),
         env={**pod_identity(), **variables},
-        mounts=[manifest_mount, *key_mounts(endpoints), *more_mounts],
+        mounts=[served.mount, *key_mounts(endpoints), *more_mounts],
         port=AGENT_PORT,
         compute=spec.compute or PART_COMPUTE,
         extra=server_probes(),
     )
-    template = Pod(environment, Component.AGENT, [container], name).to_template(
-        rendering.context, spec.pod_template, "spec.agent.podTemplate"
+    return part_objects(
+        served,
+        Component.AGENT,
+        container,
+        name=names.agent(environment.name),
+        account=None,
+        overlay=spec.pod_template,
+        policy=_network_policy(rendering, environment, endpoints),
+        reads=agent_digest(served.manifest),
     )
-    objects = [
-        rendering.service_account(name, Component.AGENT),
-        service(rendering, name, Component.AGENT, AGENT_PORT),
-        headless_service(rendering, names.pods(name), Component.AGENT, AGENT_PORT),
-        disruption_budget(rendering, name, Component.AGENT),
-    ]
-    if environment.spec.network.policy == "Managed":
-        objects.append(_network_policy(rendering, environment, endpoints))
-    rolled = with_config_digest(template, config_digests, agent_digest(manifest))
-    return [*objects, deployment(rendering, name, Component.AGENT, rolled)]
 
 
 def _arguments(

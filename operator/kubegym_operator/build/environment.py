@@ -12,6 +12,7 @@ from kubegym_operator.build.child import Rendering
 from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.endpoints import ModelEndpointUrl
 from kubegym_operator.build.labels import content_digest, labels, owner_reference
+from kubegym_operator.build.part import Served
 from kubegym_operator.build.pod import config_mount
 from kubegym_operator.build.resources import SESSION_KEY, build_resources
 from kubegym_operator.build.rolling import NO_DIGESTS
@@ -93,11 +94,12 @@ def build_environment(
     rendering = Rendering(environment, context, _spec_digest(environment, manifest, config_digests))
     config = names.environment_config(environment.name)
     mount = config_mount("environment", config, FOLDER, FILE)
+    parts = Served(rendering, environment, endpoints, manifest, mount, config_digests)
     objects = [rendering.child("ConfigMap", config, None, data={FILE: manifest_text(manifest)})]
     if served[0]:
-        objects += build_resources(rendering, environment, endpoints, manifest, mount, config_digests)
+        objects += build_resources(parts)
     if served[1]:
-        objects += build_agent(rendering, environment, endpoints, manifest, mount, config_digests)
+        objects += build_agent(parts)
     return objects
 
 

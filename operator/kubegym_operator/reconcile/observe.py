@@ -121,13 +121,13 @@ class Observer:
         """Everything that bears on a RolloutJob. Raises InvalidSpec."""
         job = typed(raw)
         assert isinstance(job, RolloutJob)
+        children = self._children(raw)
+        held = any(spec_of(child).get("suspend") for child in of_kind(children, JOB))
+        queue = job.spec.queue.name if job.spec.queue is not None else None
         environments = references.environments_of(self._cache, raw)
         servers = self._servers(servers_of_job(raw, environments))
         now = self._clock.time()
         due = now - self._looked.get(key, 0.0) >= PROGRESS_EVERY
-        children = self._children(raw)
-        held = any(spec_of(child).get("suspend") for child in of_kind(children, JOB))
-        queue = job.spec.queue.name if job.spec.queue is not None else None
         snapshot = RolloutJobSnapshot(
             raw,
             job,

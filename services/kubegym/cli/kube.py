@@ -14,12 +14,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import yaml
+
 from kubegym.core.errors import InputError, KubeGymError
 
 Object = dict[str, Any]
 T = TypeVar("T")
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+_CONNECT_SECONDS = 10
+_ANSWER_SECONDS = 60
+
+_REASONS = {401: "Unauthorized", 403: "Forbidden"}
+_REMEDIES = {
+    "Forbidden": "Ask for the role view (to look) or edit (to apply) in the namespace; KubeGym's kinds belong to both",
+    "Unauthorized": "The credentials of the kubeconfig are not taken, or no more: log in again",
+}
+"""What to do about refusals that the API server only names, by its reason."""
 
 MANAGER = "kubegym-cli"
 """The field manager of what a user applies."""
@@ -75,6 +87,7 @@ class RealCluster:
             import kubernetes.client
             import kubernetes.config
             import kubernetes.dynamic
+            import urllib3
         except ImportError:
             raise NoCluster("commands for clusters need the extra `cluster`: pip install 'kubegym[cluster]'") from None
         self.namespace = "default"
@@ -88,16 +101,29 @@ class RealCluster:
                 contexts, current = kubernetes.config.list_kube_config_contexts()
                 chosen = next((one for one in contexts if one["name"] == context), current)
                 self.namespace = chosen["context"].get("namespace", "default")
-            configuration.retries = False
-            self._client = kubernetes.client.ApiClient(configuration)
-        except kubernetes.config.ConfigException as error:
-            raise NoCluster(f"no way to a cluster: {error}; set KUBECONFIG") from None
-        self._dynamic: Any = _asked(lambda: kubernetes.dynamic.DynamicClient(self._client))
+        except (kubernetes.config.ConfigException, yaml.YAMLError, OSError) as error:
+            told = " ".join(str(error).split())
+            raise NoCluster(f"no way to a cluster: {told}; set KUBECONFIG to a file that names one") from None
+        configuration.retries = urllib3.Retry(
+            total=None,
+            connect=0,
+            read=0,
+            other=0,
+            status=5,
+            status_forcelist=(429,),  # not yet, says the server, and when; nothing was done
+            allowed_methods=None,
+            raise_on_status=False,
+        )
+        if not configuration.verify_ssl:  # the kubeconfig says so; kubectl does not repeat it at every request either
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        self._server = str(configuration.host)
+        self._client = _patient(configuration)
+        self._dynamic: Any = self._ask(lambda: kubernetes.dynamic.DynamicClient(self._client))
 
     def get(self, api_version: str, kind: str, namespace: str, name: str) -> Object | None:
         """See Cluster."""
         try:
-            found = _asked(lambda: self._resource(api_version, kind).get(namespace=namespace, name=name))
+            found = self._ask(lambda: self._resource(api_version, kind).get(namespace=namespace, name=name))
         except ClusterError as error:
             if error.reason == "NotFound":
                 return None
@@ -107,15 +133,15 @@ class RealCluster:
     def list(self, api_version: str, kind: str, namespace: str | None, labels: str = "") -> list[Object]:
         """See Cluster."""
         where = {"namespace": namespace} if namespace else {}
-        found = _asked(lambda: self._resource(api_version, kind).get(label_selector=labels, **where))
+        found = self._ask(lambda: self._resource(api_version, kind).get(label_selector=labels, **where))
         return [{"apiVersion": api_version, "kind": kind, **item} for item in _plain(found)["items"]]
 
     def apply(self, obj: Object) -> Object:
         """See Cluster."""
-        resource = _asked(lambda: self._resource(obj["apiVersion"], obj["kind"]))
+        resource = self._ask(lambda: self._resource(obj["apiVersion"], obj["kind"]))
         metadata = obj["metadata"]
         where = {"name": metadata["name"], "namespace": metadata["namespace"]}
-        return _plain(_asked(lambda: resource.server_side_apply(body=obj, field_manager=MANAGER, **where)))
+        return _plain(self._ask(lambda: resource.server_side_apply(body=obj, field_manager=MANAGER, **where)))
 
     def logs(self, namespace: str, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[str]:
         """See Cluster."""
@@ -123,13 +149,46 @@ class RealCluster:
 
         pods = kubernetes.client.CoreV1Api(self._client)
         options: dict[str, Any] = {"tail_lines": tail} if tail is not None else {}
-        answer: Any = _asked(
+        answer: Any = self._ask(
             lambda: pods.read_namespaced_pod_log(
-                pod, namespace, follow=follow, previous=previous, _preload_content=False, **options
+                pod,
+                namespace,
+                follow=follow,
+                previous=previous,
+                _preload_content=False,
+                _request_timeout=(_CONNECT_SECONDS, None if follow else _ANSWER_SECONDS),
+                **options,
             )
         )
         for line in answer:
             yield line.decode(errors="replace").rstrip("\n")
+
+    def _ask(self, request: Callable[[], T]) -> T:
+        """Do a request; what the server says against it becomes a ClusterError, with what to do about it."""
+        import kubernetes.client
+        import urllib3
+
+        try:
+            return request()
+        except kubernetes.client.ApiException as error:
+            if not error.status:  # no answer of a server: the client's own trouble with TLS
+                raise self._unreachable(str(error.reason)) from None
+            said = _status(error.body)
+            reason = said.get("reason") or _REASONS.get(error.status, "ClusterError")
+            message = said.get("message") or f"{error.status} {error.reason}"
+            remedy = f". {_REMEDIES[reason]}" if reason in _REMEDIES else ""
+            raise ClusterError(f"{message}{remedy}", reason=reason) from None
+        except urllib3.exceptions.HTTPError as error:
+            raise self._unreachable(_cause(error)) from None
+
+    def _unreachable(self, why: str) -> ClusterError:
+        told = " ".join(why.split())
+        return ClusterError(
+            f"the API server at {self._server} does not answer: {told}. Does it run, and is it the one that is meant? "
+            "(kubectl config current-context; --context NAME takes another)",
+            reason="Unavailable",
+            retryable=True,
+        )
 
     def _resource(self, api_version: str, kind: str) -> Any:
         import kubernetes.dynamic.exceptions
@@ -153,20 +212,23 @@ def _plain(found: Any) -> Object:
     return plain
 
 
-def _asked(request: Callable[[], T]) -> T:
-    """Do a request; what the server says against it becomes a ClusterError."""
+def _patient(configuration: Any) -> Any:
+    """A client that waits for an answer, but not for ever."""
     import kubernetes.client
-    import urllib3
 
-    try:
-        return request()
-    except kubernetes.client.ApiException as error:
-        said = _status(error.body)
-        raise ClusterError(
-            said.get("message") or f"{error.status} {error.reason}", reason=said.get("reason") or "ClusterError"
-        ) from None
-    except urllib3.exceptions.HTTPError as error:
-        raise ClusterError(f"the API server does not answer: {error}", reason="Unavailable", retryable=True) from None
+    class Patient(kubernetes.client.ApiClient):  # type: ignore[misc]  # it has no types
+        def call_api(self, *args: Any, _request_timeout: Any = None, **options: Any) -> Any:
+            limit = _request_timeout or (_CONNECT_SECONDS, _ANSWER_SECONDS)
+            return super().call_api(*args, _request_timeout=limit, **options)
+
+    return Patient(configuration)
+
+
+def _cause(error: Exception) -> str:
+    """What is at the bottom of an error of urllib3, without the addresses of its objects."""
+    inner = getattr(error, "reason", None)
+    text = str(inner if isinstance(inner, Exception) else error)
+    return text.partition("): ")[2] or text
 
 
 def _status(body: object) -> Object:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
+from kubegym_operator.plan.snapshot import Progress
 from testbed.k8s.process import until
 from testbed.operator_desk import ROOT, Desk, quiet
 from testbed.operator_manifests import DONE, environment, rollout_job
@@ -69,6 +71,26 @@ def test_a_worker_that_cannot_succeed_ends_the_run_with_its_words(desk: Desk) ->
     desk.cluster.pods.fail(desk.namespace, pod, 11, message=words)
     message = desk.until("RolloutJob", "run", "Failed", "True", "ObjectStoreDenied")
     assert "check the Secret" in message
+
+
+def test_too_many_failed_rollouts_over_all_workers_halt_the_run(desk: Desk) -> None:
+    """A worker counts its own failures; the share of the whole run is the operator's to watch."""
+    start(desk, parallelism=2, failurePolicy={"maxFailedRolloutFraction": "0.1"})
+    desk.workers(count=2)
+    told: Progress = Progress.from_json({"rollouts": {"expected": 100, "scored": 40, "unscored": 0, "failed": 10}})
+    desk.operator.answers.progress = told
+    desk.operator.look(30)
+    until(lambda: desk.status("RolloutJob", "run").get("rollouts", {}).get("failed") == 10, "the failures are counted")
+    assert desk.condition("RolloutJob", "run", "RewardIntegrity")[0] == "True", "as many as there may be"
+    failures = {"ModelTimeout": 9, "SandboxError": 2}
+    desk.operator.answers.progress = replace(told, rollouts={**told.rollouts, "failed": 11}, failures=failures)
+    desk.operator.look(30)
+    message = desk.until("RolloutJob", "run", "RewardIntegrity", "False", "RolloutFailureBudgetExceeded")
+    assert "11 of 100 rollouts failed" in message
+    assert "ModelTimeout 9" in message
+    desk.until("RolloutJob", "run", "Failed", "True", "RolloutFailureBudgetExceeded")
+    until(lambda: desk.job("run") is None, "the workers are stopped")
+    assert desk.status("RolloutJob", "run")["rollouts"]["scored"] == 40, "what was collected stays and is told"
 
 
 def test_an_edited_environment_ends_the_run_and_a_new_one_goes_on(desk: Desk) -> None:

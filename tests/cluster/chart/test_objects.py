@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +30,15 @@ def test_the_api_server_takes_every_object(helm: Helm, shared_cluster: Cluster, 
         "apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text
     )
     assert said.count("(server dry run)") == len(objects)
+
+
+@pytest.mark.parametrize("command", ["get", "apply environments/arithmetic", "describe x", "logs x"])
+def test_the_command_line_says_that_it_is_not_installed(shared_cluster: Cluster, command: str) -> None:
+    program = Path(sys.executable).with_name("kubegym")
+    environment = {**os.environ, "KUBECONFIG": str(shared_cluster.kubeconfig)}
+    done = subprocess.run([program, *command.split()], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "is KubeGym installed in it? (helm install kubegym charts/kubegym) [NotInstalled]" in done.stderr
 
 
 def test_definitions_are_rendered_as_they_are(helm: Helm) -> None:

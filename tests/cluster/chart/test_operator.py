@@ -45,6 +45,16 @@ def replicas(cluster: Cluster) -> dict[str, int]:
     return {one["metadata"]["name"]: one["spec"]["replicas"] for one in found}
 
 
+def told(cluster: Cluster) -> set[str]:
+    """Reasons of the events that the operator wrote about the environment ``served``."""
+    events = cluster.api.list("events.k8s.io/v1", "Event", "team-a")
+    return {
+        event["reason"]
+        for event in events
+        if event["reportingController"] == "kubegym.dev/kubegym-operator" and event["regarding"]["name"] == "served"
+    }
+
+
 def refused(operator: OperatorProcess) -> list[str]:
     """What the API server did not let it do."""
     lines = [line for line in operator.log.splitlines() if "orbidden" in line or " 403" in line]
@@ -74,6 +84,11 @@ def test_it_works_with_what_the_chart_gives_it(
         rest = {"spec": {"suspend": True}}
         chart_cluster.api.patch("kubegym.dev/v1alpha1", "GymEnvironment", "served", rest, "team-a")
         until(lambda: set(replicas(chart_cluster).values()) == {0}, "all parts rest")
+
+        until(lambda: "Suspended" in told(chart_cluster), "its rest is told as an event")
+        assert (
+            "Suspended" in chart_cluster.kubectl("describe", "genv/served", namespace="team-a").partition("Events:")[2]
+        )
 
         chart_cluster.kubectl("delete", "rj,genv", "--all", "--timeout=60s", namespace="team-a")
         until(

@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from testbed.definitions import await_definitions
 from testbed.k8s.cluster import Cluster
@@ -145,10 +147,42 @@ def test_a_user_without_rights_is_told(cluster: Cluster, namespace: str) -> None
     said = call(cluster, "kubegym", "get", "-n", namespace, kubeconfig=nobody)
     assert said.code == 1
     assert "cannot list resource" in said.err
+    assert "Ask for the role view" in said.err
     assert "[Forbidden]" in said.err
+    applied = call(cluster, "kubegym", "apply", "environments/arithmetic", "-n", namespace, kubeconfig=nobody)
+    assert (applied.code, "cannot patch resource" in applied.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"server": "https://127.0.0.1:1"}, "https://127.0.0.1:1 does not answer: Failed to establish"),
+        ({"certificate-authority-data": None, "certificate-authority": None}, "CERTIFICATE_VERIFY_FAILED"),
+        ({"user": {"token": "x"}}, "The credentials of the kubeconfig are not taken"),
+    ],
+    ids=["nobody there", "another authority", "another user"],
+)
+@pytest.mark.parametrize("command", ["get", "apply environments/arithmetic", "describe x", "logs x"])
+def test_an_api_server_that_cannot_be_asked(
+    cluster: Cluster, tmp_path: Path, change: dict[str, Any], words: str, command: str
+) -> None:
+    told: dict[str, Any] = yaml.safe_load(cluster.kubeconfig.read_text())
+    told["users"][0]["user"] = change.get("user", told["users"][0]["user"])
+    place = told["clusters"][0]["cluster"]
+    place.update({name: value for name, value in change.items() if name != "user"})
+    told["clusters"][0]["cluster"] = {name: value for name, value in place.items() if value is not None}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(told))
+    said = call(cluster, "kubegym", *command.split(), kubeconfig=kubeconfig)
+    assert said.code == 1
+    assert words in said.err
+    assert len(said.err.splitlines()) == 1
 
 
 def test_no_cluster(cluster: Cluster, tmp_path: Path) -> None:
-    said = call(cluster, "kubegym", "get", kubeconfig=tmp_path / "none")
-    assert said.code == 2
-    assert "no way to a cluster" in said.err
+    (tmp_path / "torn").write_text("clusters: [")
+    for name in ("none", "torn"):
+        said = call(cluster, "kubegym", "get", kubeconfig=tmp_path / name)
+        assert said.code == 2
+        assert "no way to a cluster" in said.err
+        assert "set KUBECONFIG" in said.err

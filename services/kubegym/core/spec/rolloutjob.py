@@ -235,7 +235,8 @@ class FailurePolicy(SpecModel):
     """
     max_failed_rollout_fraction: Annotated[Decimals, fraction("0", "1")] = "0.05"
     """Share of failed rollouts, from 0 to 1, as a string. Above it the job is halted with RewardIntegrity False and
-    fails with reason `RolloutFailureBudgetExceeded`.
+    fails with reason `RolloutFailureBudgetExceeded`. The operator counts over all workers, every 30 s and at the end; a
+    worker that alone has failed so many stops at once.
     """
 
 
