@@ -58,6 +58,7 @@ class Request:
         rollout: the rollout id of the prefix, if there was one.
         receive: ASGI's channel, which has nothing more to say than that the client is gone; see ``WhileConnected``.
         query: the query string.
+        pairs: the header lines as they came, names in lower case.
     """
 
     method: str
@@ -67,6 +68,7 @@ class Request:
     rollout: str | None = None
     receive: Receive | None = None
     query: bytes = b""
+    pairs: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def parameters(self) -> dict[str, str]:
         """The query's parameters; of repeated ones the last."""
@@ -254,8 +256,8 @@ class App:
             body = await self._body(scope, receive)
             if body is _CLOSED:
                 return
-            headers, query = _headers(scope["headers"]), scope.get("query_string", b"")
-            reply = await handler(Request(method, path, headers, body, rollout, receive, query))
+            pairs, query = scope["headers"], scope.get("query_string", b"")
+            reply = await handler(Request(method, path, _headers(pairs), body, rollout, receive, query, pairs))
         except Problem as problem:
             reply = problem.reply()
         except ClientGone:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
 
 from kubegym.http import HttpClient, HttpError, Url
 
@@ -35,6 +36,17 @@ class EngineMetrics:
     async def close(self) -> None:
         """Close the connection."""
         await self._http.close()
+
+
+_PROGRESS = re.compile(
+    rb"^vllm:(?:generation_tokens_total|prompt_tokens_total|iteration_tokens_total_sum)(?:\{[^}\n]*\})? (\S+)", re.M
+)
+
+
+def tokens_so_far(metrics: bytes) -> float | None:
+    """What moves while an engine works, of vLLM's metrics; None where there is nothing of the kind."""
+    found = _PROGRESS.findall(metrics)
+    return sum(map(float, found)) if found else None
 
 
 def only_here(url: str) -> bool:

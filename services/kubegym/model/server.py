@@ -35,8 +35,10 @@ from kubegym.model.engine_metrics import EngineMetrics, only_here
 from kubegym.model.errors import RequestUnsupported
 from kubegym.model.metrics import ModelServerMetrics
 from kubegym.model.openapi import document
-from kubegym.model.passthrough import Relay, pass_chat, pass_stream
+from kubegym.model.forward import POSTED, READ, forward
+from kubegym.model.passthrough import CHAT, Passed, pass_stream, pass_whole, request_pairs
 from kubegym.model.readiness import Readiness
+from kubegym.model.relay import Relay
 from kubegym.model.replies import EVENTS, failure_reply, status_of, version_headers
 from kubegym.model.streaming import failed_events, message_events, response_events
 from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_model
@@ -99,7 +101,10 @@ class ModelServer(App):
                 ("POST", "/v1/responses"): self._route("/v1/responses", self._responses),
                 ("POST", "/v1/chat/completions"): self._route("/v1/chat/completions", self._chat),
                 ("POST", "/v1/messages"): self._route("/v1/messages", self._messages, anthropic=True),
+                ("POST", "/v1/completions"): self._route("/v1/completions", self._completions),
                 ("GET", "/v1/models"): self._list_models,
+                **{("POST", path): self._route(path, self._forward) for path in POSTED},
+                **{("GET", path): self._route(path, self._forward) for path in READ},
             },
             start=self._readiness.start,
             stop=self.close,
@@ -230,8 +235,19 @@ class ModelServer(App):
         body = request.object()
         if not isinstance(body.get("messages"), list):
             raise Problem.invalid(["body", "messages"], "a list of messages is needed", "missing")
-        passing = pass_stream if body.get("stream") is True else pass_chat
-        return await passing(self._upstreams, key, request.body, body, self._timeout(request), self._counters.used)
+        return await self._generate(CHAT, request, key, body)
+
+    async def _completions(self, request: Request, key: str | None) -> Reply:
+        return await self._generate("v1/completions", request, key, request.object())
+
+    async def _generate(self, path: str, request: Request, key: str | None, body: dict[str, Any]) -> Reply:
+        pairs = request_pairs(request.pairs)
+        passed = Passed(path, request.body, body, pairs, self._timeout(request), self._counters.used)
+        passing = pass_stream if body.get("stream") is True else pass_whole
+        return await passing(self._upstreams, key, passed)
+
+    async def _forward(self, request: Request, key: str | None) -> Reply:
+        return await forward(self._upstreams, key, request, self._timeout(request))
 
     def _model_list(self) -> bytes:
         created = int(time.time())

@@ -1,0 +1,43 @@
+"""Which header lines a hop hands on (RFC 9110, section 7.6.1). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+Pair = tuple[bytes, bytes]
+"""Name and value of a header line."""
+
+OF_A_CONNECTION = frozenset(
+    {
+        *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization"),
+        *(b"te", b"trailer", b"transfer-encoding", b"upgrade"),
+    }
+)
+"""Lines that mean the connection they come over, not the message."""
+OF_THE_FRAME = frozenset({b"host", b"content-length", b"expect"})
+"""Lines that whoever sends a message writes anew."""
+_PLAIN = frozenset({b"keep-alive", b"close"})
+
+
+def end_to_end(pairs: Iterable[Pair], without: Collection[bytes] = ()) -> list[Pair]:
+    """The lines that go on, in their order and spelling.
+
+    Args:
+        pairs: as they came; names in any case.
+        without: names in lower case that do not go on either.
+    """
+    kept: list[Pair] = []
+    named: set[bytes] = set()
+    for pair in pairs:
+        name = pair[0].lower()
+        if name in OF_A_CONNECTION or name in OF_THE_FRAME or name in without:
+            if name == b"connection" and (value := pair[1].strip().lower()) not in _PLAIN:
+                named.update(word.strip() for word in value.split(b","))
+            continue
+        kept.append(pair)
+    return [pair for pair in kept if pair[0].lower() not in named] if named else kept
+
+
+def lines(pairs: Iterable[Pair]) -> bytes:
+    """The lines as a request or reply has them."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
