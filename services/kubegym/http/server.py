@@ -91,7 +91,10 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """An answer: a body, or a stream of pieces, whose ``aclose`` is called at its end, whatever that is."""
+    """An answer: a body, or a stream of pieces, whose ``aclose`` is called at its end, whatever that is.
+
+    A stream with ``into`` is told where pieces may go while nobody waits for one (``StreamedReply.sink``).
+    """
 
     body: bytes = b""
     status: int = 200
@@ -345,6 +348,8 @@ async def _send(reply: Reply, receive: Receive, send: Send) -> None:
     try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         async with WhileConnected(receive):
+            if (into := getattr(reply.stream, "into", None)) is not None:
+                into(_sink(send))
             async for piece in reply.stream:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     except ClientGone:
@@ -357,6 +362,24 @@ async def _send(reply: Reply, receive: Receive, send: Send) -> None:
         if (close := getattr(reply.stream, "aclose", None)) is not None:
             await close()
     await send({"type": "http.response.body", "body": b""})
+
+
+def _sink(send: Send) -> Callable[[bytes], bool]:
+    """Sends a piece at once where the client reads fast enough: waking a task would cost more than all the rest.
+
+    uvicorn's ``send`` waits for a slow client before it writes anything, so that giving up there loses nothing.
+    """
+
+    def sink(piece: bytes) -> bool:
+        sending = send({"type": "http.response.body", "body": piece, "more_body": True}).__await__()
+        try:
+            next(sending)
+        except StopIteration:
+            return True
+        sending.close()  # type: ignore[attr-defined]
+        return False
+
+    return sink
 
 
 def parse_listen(text: str) -> tuple[str, int]:

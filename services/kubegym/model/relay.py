@@ -11,7 +11,7 @@ from kubegym.model.errors import ModelAborted, ModelUnavailable
 
 DONE = b"[DONE]"
 _KEPT = 4096
-"""Of the last bytes: the end of the stream, and the usage before it."""
+"""Of the last two pieces: the end of the stream, and the usage before it."""
 _WORDS = 40
 """Enough for ``"finish_reason": "abort"``."""
 _GAVE_UP = re.compile(rb'"finish_reason":\s*"(?:abort|error)"')
@@ -39,7 +39,9 @@ class Relay:
         on_end: told once how it ended: "200", "cut" (the upstream broke off, or gave up), "gone" (the client did).
     """
 
-    __slots__ = ("_broke", "_events", "_first", "_outcome", "_source", "_stack", "_tail", "_used", "on_end")
+    __slots__ = (
+        *("_before", "_broke", "_events", "_first", "_last", "_outcome", "_source", "_stack", "_used", "on_end"),
+    )
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class Relay:
         self._used = used
         self._events = events
         self._outcome = "gone"
-        self._tail = b""
+        self._before = self._last = b""
 
     def __aiter__(self) -> Relay:
         return self
@@ -77,22 +79,38 @@ class Relay:
             except HttpError:
                 self._cut()
                 raise
-        if self._events:
-            fresh = self._tail[-_WORDS:] + piece  # the words may come in two pieces
-            self._tail = (self._tail + piece)[-_KEPT:]
-            # What is given up must not look finished. In what the model says quotes are escaped.
-            if (b'"abort"' in fresh or b'"error"' in fresh) and _GAVE_UP.search(fresh):
-                self._outcome = "cut"
-                raise ModelAborted("the upstream gave the request up within a stream")
+        if self._events and self._given_up(piece):
+            self._outcome = "cut"
+            raise ModelAborted("the upstream gave the request up within a stream")
         return piece
 
+    def into(self, sink: Callable[[bytes], bool]) -> None:
+        """Hand pieces to ``sink`` as soon as they come (``http.server.Reply``)."""
+
+        def checked(piece: bytes) -> bool:
+            before, last = self._before, self._last
+            if not self._given_up(piece) and sink(piece):
+                return True
+            self._before, self._last = before, last  # it is looked at again when it is read
+            return False
+
+        self._source.sink = checked if self._events else sink
+
+    def _given_up(self, piece: bytes) -> bool:
+        """What is given up must not look finished. In what the model says quotes are escaped."""
+        last = self._last
+        fresh = piece if last[-1:] == b"\n" else last[-_WORDS:] + piece  # the words may come in two pieces
+        self._before, self._last = last, piece
+        return (b'"abort"' in fresh or b'"error"' in fresh) and _GAVE_UP.search(fresh) is not None
+
     def _end(self) -> None:
-        if self._events and DONE not in self._tail[-len(DONE) * 4 :]:
+        tail = (self._before + self._last)[-_KEPT:]
+        if self._events and DONE not in tail[-len(DONE) * 4 :]:
             self._cut()
             raise ModelUnavailable("the upstream ended a stream before its end") from None
         self._outcome = "200"
         if self._used is not None:
-            found = [pattern.findall(self._tail) for pattern in _USAGE.values()]
+            found = [pattern.findall(tail) for pattern in _USAGE.values()]
             if all(found):
                 self._used(int(found[0][-1]), int(found[1][-1]))
 
