@@ -126,7 +126,9 @@ async def flood(client: HttpClient, url: Url, body: bytes, count: int, in_flight
     await asyncio.gather(*(work() for _ in range(in_flight)))
 
 
-async def cost(pids: dict[str, int], calls: dict[str, Callable[[int], Awaitable[None]]], count: int) -> dict[str, float]:
+async def cost(
+    pids: dict[str, int], calls: dict[str, Callable[[int], Awaitable[None]]], count: int
+) -> dict[str, float]:
     """CPU microseconds of each hop per request, measured in turns so that what runs beside hits all."""
     spent = dict.fromkeys(calls, 0.0)
     rounds = 5
@@ -154,7 +156,9 @@ async def requests(count: int, hops: dict[str, tuple[str, int]]) -> list[Figure]
         }
         for name, value in (await cost(pids, calls, count)).items():
             limit = target if name == "model server" else None
-            figures.append(Figure(f"{name}: CPU per request passed through, {in_flight:,} in flight", value, "us", limit))
+            figures.append(
+                Figure(f"{name}: CPU per request passed through, {in_flight:,} in flight", value, "us", limit)
+            )
         for client in clients.values():
             await client.close()
     client = HttpClient()
@@ -166,7 +170,9 @@ async def requests(count: int, hops: dict[str, tuple[str, int]]) -> list[Figure]
     return figures
 
 
-async def latencies(direct: str, hops: dict[str, tuple[str, int]], rate: int = 1000, seconds: float = 1.0) -> list[Figure]:
+async def latencies(
+    direct: str, hops: dict[str, tuple[str, int]], rate: int = 1000, seconds: float = 1.0
+) -> list[Figure]:
     """p99 at a fixed rate, directly and through the hops, in alternating windows."""
     client = HttpClient()
     body = orjson.dumps(CHAT)

@@ -35,9 +35,7 @@ class Replica:
         ours: whether it is a KubeGym server, as far as its users know; None before anybody does.
     """
 
-    __slots__ = (
-        *("_paths", "_probed", "failures", "gone", "joined", "others", "ours", "out_until", "url", "users"),
-    )
+    __slots__ = (*("_paths", "_probed", "failures", "gone", "joined", "others", "ours", "out_until", "url", "users"),)
 
     def __init__(self, url: Url) -> None:
         self.url = url

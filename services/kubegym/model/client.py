@@ -145,6 +145,9 @@ class _Client:
                 tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
                 self._on_call(clock() - started - waited, waited, outcome, *tokens)
 
+    def leave(self, rollout_id: str) -> None:
+        """Nothing is kept for a rollout."""
+
     def _body(self, request: dict[str, Any], seed: int | None) -> dict[str, Any]:
         body = chat_request(request, self.model, self._reasoning)
         if seed is not None:

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import math
 import random
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -45,6 +47,7 @@ SLOW_START = 30.0
 """Seconds until a replica that came later has its full share of the rollouts."""
 ASK_SECONDS = 5.0
 """For questions to an engine about itself."""
+_VERSION = re.compile(r"/v\d+[a-z\d]*$")
 JSON_LINES = ((b"content-type", b"application/json"),)
 
 
@@ -284,7 +287,23 @@ def endpoint_client(
     sampling: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> ChatClient:
-    """A client for a model server's upstream: it asks once. Raises InvalidSpec or InputError."""
+    """A client for a model server's upstream: it asks once.
+
+    Args:
+        url: the server's root, or its API's: ``/v1`` (or another version) at the end may be left out.
+        model: the name to ask for.
+        api_key: see ``ChatClient``.
+        sampling: see ``ChatClient``.
+        options: see ``ChatClient``.
+
+    Raises:
+        InvalidSpec: a URL, key or field that cannot be used.
+        InputError: a key file that cannot be read.
+    """
+    parts = urlsplit(url.strip())
+    path = parts.path.rstrip("/")
+    if not _VERSION.search(path):
+        url = parts._replace(path=f"{path}/v1").geturl()
     return ChatClient(url, model, api_key=api_key, sampling=sampling, faults=ONCE, overload=ONCE, **options)
 
 
