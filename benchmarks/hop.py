@@ -232,7 +232,7 @@ async def held_open(hops: dict[str, tuple[str, int]]) -> list[Figure]:
     for name, (url, pid) in hops.items():
         client = HttpClient(limit=20_000)
         target = Url(f"{url}/v1/chat/completions")
-        await client.request(b"POST", Url(f"{url}/v1/tokenize"), HEADERS, b"{}", 30.0)
+        await client.request(b"POST", Url(f"{url}/tokenize"), HEADERS, b"{}", 30.0)
         fresh = rss(pid)
 
         async def one() -> int:
@@ -262,7 +262,7 @@ async def hops_before(*command: str) -> AsyncIterator[tuple[str, dict[str, tuple
     """An engine, and the hops before it."""
     async with AsyncExitStack() as stack:
         direct, _ = stack.enter_context(program(*command))
-        hops = {"model server": stack.enter_context(program(*ours(f"{direct}/v1")))}
+        hops = {"model server": stack.enter_context(program(*ours(direct)))}
         if shutil.which("nginx"):
             hops["nginx"] = stack.enter_context(nginx(direct))
         else:

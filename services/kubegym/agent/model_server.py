@@ -3,9 +3,8 @@
 An agent needs no conversion of its own this way, and the model server sees whose call it is: by the rollout prefix of
 the URL, and by cookies of its own, which are kept per rollout and apart from those of the resources server.
 
-A rollout goes to the replica with the fewest open rollouts and stays there (``http.routes``). A call goes elsewhere only
-where no byte of a reply had come, or where the replica said that it is about to end; how often it is tried at all is
-bounded.
+A rollout goes to the replica with the fewest open rollouts and stays there (``http.routes``), until that is out, gone,
+silent or about to end. How often a call is tried is bounded.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ class Replica:
             self._probed = False
 
     def rest(self, until: float) -> None:
-        """Nobody new, and nobody who could go elsewhere, until then: it drains, or is silent (infinity: until healed)."""
+        """Nobody who could go elsewhere until then: it drains, or is silent (infinity: until it heals)."""
         self.out_until = until
         self._probed = False
 

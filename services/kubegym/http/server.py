@@ -376,7 +376,7 @@ def _sink(send: Send) -> Callable[[bytes], bool]:
             next(sending)
         except StopIteration:
             return True
-        sending.close()  # type: ignore[attr-defined]
+        sending.close()
         return False
 
     return sink

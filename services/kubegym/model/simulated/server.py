@@ -28,6 +28,8 @@ from kubegym.model.simulated.stream import stream_events
 
 _JSON = b"application/json"
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>simulated proxy page</body></html>"
+FRONTED = (b"/v1/responses", b"/v1/messages", b"/v1/chat/completions")
+"""What a ``Front`` answers, with or without a rollout's prefix. The rest it would hand back to us."""
 _NOMINAL_SLOTS = 256
 """What the cache gauge takes for full where there is no limit: vLLM's default ``--max-num-seqs``."""
 
@@ -192,7 +194,7 @@ class _Connection(asyncio.Protocol):
         server = self._server
         raw = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         if method != b"POST" or path != b"/v1/chat/completions":
-            if method == b"POST" and server.front is not None:
+            if method == b"POST" and server.front is not None and path.endswith(FRONTED):
                 self._asking = self._loop.create_task(self._ask(server.front, path, raw))
             else:
                 self._write(server.page(method, path))
