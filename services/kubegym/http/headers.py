@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence, Set
 
 Pair = tuple[bytes, bytes]
 """Name and value of a header line."""
@@ -16,26 +16,23 @@ OF_A_CONNECTION = frozenset(
 """Lines that mean the connection they come over, not the message."""
 OF_THE_FRAME = frozenset({b"host", b"content-length", b"expect"})
 """Lines that whoever sends a message writes anew."""
+NEVER = OF_A_CONNECTION | OF_THE_FRAME
 _PLAIN = frozenset({b"keep-alive", b"close"})
 
 
-def end_to_end(pairs: Iterable[Pair], without: Collection[bytes] = ()) -> list[Pair]:
+def end_to_end(pairs: Sequence[Pair], drop: Set[bytes] = NEVER) -> list[Pair]:
     """The lines that go on, in their order and spelling.
 
     Args:
         pairs: as they came; names in any case.
-        without: names in lower case that do not go on either.
+        drop: names in lower case that do not go on; ``NEVER`` and more.
     """
-    kept: list[Pair] = []
-    named: set[bytes] = set()
-    for pair in pairs:
-        name = pair[0].lower()
-        if name in OF_A_CONNECTION or name in OF_THE_FRAME or name in without:
-            if name == b"connection" and (value := pair[1].strip().lower()) not in _PLAIN:
-                named.update(word.strip() for word in value.split(b","))
-            continue
-        kept.append(pair)
-    return [pair for pair in kept if pair[0].lower() not in named] if named else kept
+    kept = [pair for pair in pairs if pair[0].lower() not in drop]
+    for name, value in pairs:
+        if len(name) == 10 and name.lower() == b"connection" and (told := value.strip().lower()) not in _PLAIN:
+            named = {word.strip() for word in told.split(b",")}
+            kept = [pair for pair in kept if pair[0].lower() not in named]
+    return kept
 
 
 def lines(pairs: Iterable[Pair]) -> bytes:

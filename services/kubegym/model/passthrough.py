@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from kubegym.http import HttpError, ReadTimeout
-from kubegym.http.headers import Pair, end_to_end
+from kubegym.http.headers import NEVER, Pair, end_to_end
 from kubegym.http.server import JSON, Reply
 from kubegym.model.client import ChatClient
 from kubegym.model.errors import (
@@ -33,8 +33,8 @@ from kubegym.model.streaming import chat_events
 from kubegym.model.upstream import Client, Upstreams
 
 CHAT = "v1/chat/completions"
-REPLACED = frozenset({b"content-type"})
-"""Header lines of a reply that ``Reply`` carries apart."""
+REPLACED = NEVER | {b"content-type"}
+"""Header lines of a reply that do not go on; ``Reply`` carries the type apart."""
 _ERROR_BYTES = 1 << 20
 
 
@@ -136,7 +136,7 @@ def request_pairs(pairs: Sequence[Pair]) -> list[Pair]:
     return end_to_end(pairs, _NOT_PASSED)
 
 
-_NOT_PASSED = frozenset({b"accept-encoding"})
+_NOT_PASSED = NEVER | {b"accept-encoding"}
 
 
 async def _engine_chat(client: Client, passed: Passed, body: dict[str, Any]) -> dict[str, Any]:
