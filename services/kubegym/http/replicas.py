@@ -92,12 +92,14 @@ class Replica:
         """A user who was here already is the probe."""
         self._probed = True
 
-    def burden(self, now: float, slow_start: float) -> float:
-        """How many users it has, for comparison; while it starts slowly, as if it had many times more."""
-        users = self.users + self.others
+    def burden(self, now: float, slow_start: float) -> tuple[float, int]:
+        """How much it has, for comparison: this client's users, then those of others, as nobody sees all at once.
+
+        While it starts slowly, it counts as if it had many times more.
+        """
         if not self.joined or (age := now - self.joined) >= slow_start:
-            return users
-        return (users + 1) / max(FIRST_SHARE, age / slow_start) - 1
+            return self.users, self.others
+        return (self.users + 1) / max(FIRST_SHARE, age / slow_start) - 1, self.others
 
     def __repr__(self) -> str:
         return f"Replica({self.url.shown!r}, users={self.users}, failures={self.failures})"
@@ -206,7 +208,7 @@ class Replicas:
             now = asyncio.get_running_loop().time()
             start = self._next
             self._next = (start + 1) % count
-            best, least = None, 0.0
+            best, least = None, (0.0, 0)
             for offset in range(count):
                 replica = replicas[(start + offset) % count]
                 burden = replica.burden(now, self._slow_start)
