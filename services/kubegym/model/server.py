@@ -202,8 +202,7 @@ class ModelServer(App):
         async def handle(request: Request) -> Reply:
             started = clock()
             counters.started()
-            outcome, stream, waited = "gone", None, -1.0
-            run = run_of(request)
+            outcome, stream, waited, run = "gone", None, -1.0, ""
 
             def ended(how: str) -> None:
                 seconds = clock() - started
@@ -213,6 +212,7 @@ class ModelServer(App):
 
             try:
                 key, headers = self._key(request)
+                run = run_of(request)
                 assert request.receive is not None
                 async with WhileConnected(request.receive):
                     try:
