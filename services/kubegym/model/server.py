@@ -40,7 +40,7 @@ from kubegym.model.convert import (
     params_of_messages,
     sanitise,
 )
-from kubegym.model.engine_metrics import EngineMetrics, only_here
+from kubegym.model.engine_metrics import EngineMetrics
 from kubegym.model.errors import RequestUnsupported
 from kubegym.model.forward import POSTED, READ, forward
 from kubegym.model.metrics import ModelServerMetrics
@@ -135,8 +135,8 @@ class ModelServer(App):
         self._open = OpenUsers()
         self._stack = AsyncExitStack()
         self._readiness = Readiness(clients if probe else ())
-        beside = [one for one in upstreams if isinstance(one, str) and only_here(one)]
-        self._engine = EngineMetrics(beside[0]) if len(beside) == len(upstreams) == 1 else None
+        urls = [one for one in upstreams if isinstance(one, str)]
+        self._engines = EngineMetrics(urls) if urls else None
         self._request_timeout = request_timeout
         self._counters = ModelServerMetrics(self._upstreams.states, self.queue, lambda: self._upstreams.decisions)
         self._models = self._model_list()
@@ -173,14 +173,14 @@ class ModelServer(App):
         await self._stack.aclose()
         await self._readiness.stop()
         await self._upstreams.close()
-        if self._engine is not None:
-            await self._engine.close()
+        if self._engines is not None:
+            await self._engines.close()
 
     async def _metrics(self, request: Request) -> Reply:
-        """Its own, and those of an engine that only it reaches."""
+        """Its own, and those of the engines behind it: of each replica, or with ``?engines=sum`` summed."""
         reply = await super()._metrics(request)
-        if self._engine is not None:
-            reply.body += await self._engine.read()
+        if self._engines is not None:
+            reply.body += await self._engines.read(summed=request.parameters().get("engines") == "sum")
         return reply
 
     def _why_unready(self) -> str | None:
