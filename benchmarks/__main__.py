@@ -32,6 +32,8 @@ BENCHMARKS = {
     "slots": (("slots", "4000"), ("slots", "1000")),
     "workers": (("workers", "60", "1", "2", "4", "8"), ("workers", "20", "1", "8")),
     "autoscaling": (("autoscaling",), ("autoscaling",)),
+    "hop": (("hop", "20000"), ("hop", "3000")),
+    "routing": (("routing", "30"), ("routing", "5")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }

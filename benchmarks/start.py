@@ -101,6 +101,9 @@ class FirstCall:
     def __init__(self) -> None:
         self.first: float | None = None
 
+    def leave(self, rollout_id: str) -> None:
+        pass
+
     async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
         if self.first is None:
             self.first = time.process_time()

@@ -61,6 +61,9 @@ class ScriptedModel:
         self._replies = list(replies)
         self._calls = 0
 
+    def leave(self, rollout_id: str) -> None:
+        """Nothing is kept for a rollout."""
+
     async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
         """The next reply. Raises ModelError "ScriptExhausted" after the last one, or the script's own exception."""
         self.requests.append(request)

@@ -20,39 +20,15 @@ import pytest
 from kubegym.core.errors import InvalidSpec, RunFailed
 from kubegym.local.localrun import LocalRun
 from kubegym.local.resolve import RunFlags, resolve
-from kubegym.local.results import read_results, read_samples
+from kubegym.local.results import read_results
 from kubegym.local.runspec import RunSpec
 from kubegym.local.split import split_servers
+from testbed.comparable import rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ARITHMETIC = str(ROOT / "environments" / "arithmetic")
 # The simulated engine says the same to the same conversation, at any time and beside any other.
 FLAGS = RunFlags(engine="simulated", temperature=0.0, rollouts_per_task=2, concurrency=8, tokens="Samples")
-
-
-async def rows_of(spec: RunSpec, output: Path) -> list[Any]:
-    """What of a run's rows does not depend on when and where it ran."""
-    result = await LocalRun(replace(spec, output=str(output))).run()
-    assert result.manifest.complete
-    kept = []
-    samples: dict[str, list[Any]] = {}
-    for sample in (await read_samples(output)).to_pylist():
-        samples.setdefault(sample["rollout_id"], []).append(
-            [sample[name] for name in ("sample", "token_ids", "loss_mask", "log_probs")]
-        )
-    for row in (await read_results(output)).rows:
-        ours = row["kubegym"]
-        conversation = [
-            (item["type"], item.get("name"), item.get("arguments"), item.get("output"), str(item.get("content")))
-            for item in row["response"]["output"]
-        ]
-        fields = {name: row[name] for name in ("kind", "answer", "guesses") if name in row}
-        names = ("task_id", "outcome", "stop_reason", "failure", "environment", "verifier")
-        tokens = samples[ours["rollout_id"]]
-        kept.append(
-            (row["reward"], row["agent_ref"], conversation, fields, {name: ours[name] for name in names}, tokens)
-        )
-    return kept
 
 
 @contextlib.contextmanager

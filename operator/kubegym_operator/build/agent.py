@@ -74,7 +74,7 @@ def _arguments(
             "placement to Worker, where each RolloutJob may bring its own in environments[].models",
         )
     if policy.kind == "server":
-        return [*arguments, "--model-server", policy.base_url.removesuffix("/v1"), "--model", policy.model]
+        return [*arguments, "--model-server", policy.routed_url.removesuffix("/v1"), "--model", policy.model]
     arguments += ["--base-url", policy.base_url, "--model", policy.model]
     key = key_file(policy, POLICY)
     return arguments if key is None else [*arguments, "--api-key-file", key]

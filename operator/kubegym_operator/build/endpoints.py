@@ -46,9 +46,17 @@ class ModelEndpointUrl:
         """As a status has it: where the role's model is asked."""
         return {"baseUrl": self.base_url, "model": self.model, "kind": self.kind}
 
+    @property
+    def routed_url(self) -> str:
+        """The URL for clients that choose a replica themselves: the name of the ModelServer's pods, not of them all."""
+        if self.server is None:
+            return self.base_url
+        namespace, name = self.server
+        return f"{names.url(names.model_pods(name), namespace, MODEL_PORT)}/v1"
+
     def to_run(self) -> dict[str, Any]:
-        """As ``run.json`` has it: also whose pods it is, or where its key lies."""
-        value = self.to_json()
+        """As ``run.json`` has it: replicas are the worker's choice; also whose pods it is, or where its key lies."""
+        value = {**self.to_json(), "baseUrl": self.routed_url}
         if self.server is not None:
             value["server"] = {"namespace": self.server[0], "name": self.server[1]}
         if self.api_key is not None:

@@ -72,6 +72,7 @@ async def run_attempt(assignment: Assignment, session: Session, model: ModelClie
         _log.exception("the agent crashed", extra={"rollout_id": assignment.rollout_id})
         return run.failed(AgentError(f"{type(error).__name__}: {error}", reason="AgentCrashed"))
     finally:
+        model.leave(assignment.rollout_id)
         await session.close()
 
 

@@ -1,30 +1,39 @@
-"""A policy behind a model server: ``POST /v1/responses``, to KubeGym's or NeMo Gym's (contract 1.4, 1.7).
+"""A model behind model servers: ``POST /v1/responses``, to KubeGym's or NeMo Gym's (contract 1.4, 1.7).
 
 An agent needs no conversion of its own this way, and the model server sees whose call it is: by the rollout prefix of
 the URL, and by cookies of its own, which are kept per rollout and apart from those of the resources server.
+
+A rollout goes to the replica with the fewest open rollouts and stays there (``http.routes``), until that is out, gone,
+silent or about to end. How often a call is tried is bounded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
+import os
 import random
 import re
 from collections.abc import Sequence
 from typing import Any
-from zlib import crc32
 
 import orjson
 
 from kubegym import __version__
 from kubegym.agent.cookies import CookieJar
 from kubegym.core.errors import ModelError
+from kubegym.core.ids import run_of_rollout
 from kubegym.core.outcomes import STOP_REASONS, StopReason
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
-from kubegym.core.wire import DEADLINE_HEADER, failure_of
-from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response
+from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER, failure_of
+from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.http.names import Resolver
+from kubegym.http.open_users import HEADER as OPEN_HEADER
 from kubegym.http.replicas import Replica, Replicas
+from kubegym.http.routes import Routes
+from kubegym.http.watch import SECONDS, Watch
 
 FAULTS = Backoff()
 """For refused and lost connections and for 5xx."""
@@ -37,6 +46,14 @@ MOST_JARS = 16_384
 
 POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
 STOP_HEADER = b"x-kubegym-stop"
+QUEUED_HEADER = b"x-kubegym-queued"
+DRAINING_HEADER = b"x-kubegym-draining"
+SLOW_START = 30.0
+"""Seconds until a replica that came later has its full share of the rollouts."""
+REST_SECONDS = 5.0
+"""A replica that drains is asked again after so long, if the name still stands for it."""
+ASK_SECONDS = 5.0
+"""For a question whether a replica is there."""
 _HEADERS = b"content-type: application/json\r\naccept: application/json\r\nuser-agent: kubegym/%b\r\n" % (
     __version__.encode()
 )
@@ -49,6 +66,8 @@ class ModelServerClient:
     Args:
         urls: base URLs, with or without ``/v1``.
         model: the name to ask for; empty leaves it to the server.
+        role: what it plays (policy, judge, ...), told for statistics.
+        silence_seconds: without a byte, before a replica with calls open is looked at (``http.watch``).
         http: connections to share; by default its own, closed with it.
         faults: tries and pauses for trouble.
         overload: tries and pauses for 429 and 503.
@@ -64,6 +83,8 @@ class ModelServerClient:
         urls: Sequence[str],
         model: str = "",
         *,
+        role: str = "",
+        silence_seconds: float = SECONDS,
         http: HttpClient | None = None,
         faults: Backoff = FAULTS,
         overload: Backoff = OVERLOAD,
@@ -73,7 +94,11 @@ class ModelServerClient:
         self.model = model
         self._rng = rng or random.Random()
         bases = [url.rstrip("/").removesuffix("/v1") for url in urls]
-        self._replicas = Replicas(bases, rng=self._rng, resolver=resolver)
+        self._replicas = Replicas(bases, rng=self._rng, slow_start=SLOW_START, resolver=resolver)
+        self._routes = Routes(self._replicas)
+        self._watch = Watch(self._is_there, self._is_ready, seconds=silence_seconds)
+        self._headers = _HEADERS + (b"%b: %b\r\n" % (ROLE_HEADER, role.encode()) if role else b"")
+        self._name = os.urandom(4).hex().encode()
         self._owns_http = http is None
         self._http = http or HttpClient()
         self._faults = faults
@@ -115,8 +140,19 @@ class ModelServerClient:
                 reply.seconds, reply.waited = clock() - started - waited, waited
                 return reply
 
+    def leave(self, rollout_id: str) -> None:
+        """The rollout is over."""
+        self._routes.leave(rollout_id)
+        self._jars.pop(rollout_id, None)
+
+    @property
+    def decisions(self) -> dict[str, int]:
+        """How often a call went where (``http.routes``), a replica was put out, or found silent."""
+        return {**self._routes.decisions, "ejected": self._replicas.ejections, "silent": self._watch.found}
+
     async def close(self) -> None:
         """Close the connections, if they are this client's own."""
+        self._watch.close()
         if self._owns_http:
             await self._http.close()
 
@@ -139,19 +175,26 @@ class ModelServerClient:
             raise ModelError(f"the request has no JSON form: {error}", reason="RequestUnsupported") from None
 
     async def _try(self, body: bytes, context: CallContext, broken: list[Replica]) -> ModelReply:
+        await self._replicas.settle()
         seconds = context.deadline.remaining()
         identity = context.rollout_id
-        replica = self._replica(identity, broken)
+        replica = self._routes.choose(identity or None, broken)
         prefix = f"ng-rollout/{identity}/" if _IN_A_PATH.fullmatch(identity) else ""
         url = replica.url / f"{prefix}v1/responses"
-        jar = self._jars.get(identity)
-        headers = b"%b%b: %.3f\r\n%b" % (_HEADERS, DEADLINE_HEADER, seconds, jar.line() if jar else b"")
-        if url.authorization is not None:
-            headers += b"authorization: %b\r\n" % url.authorization
         if seconds <= 0:
             raise ModelError(f"no time was left to ask {url.shown}", reason="ModelTimeout", retryable=True)
+        if replica.out_until == math.inf:
+            raise _silent(url.shown)
+        jar = self._jars.get(identity)
+        users = replica.users
+        headers = b"%b%b: %.3f\r\n%b: %b\r\n%b: %b/%d\r\n%b" % (
+            *(self._headers, DEADLINE_HEADER, seconds, RUN_HEADER, run_of_rollout(identity).encode()),
+            *(OPEN_HEADER, self._name, users, jar.line() if jar else b""),
+        )
+        if url.authorization is not None:
+            headers += b"authorization: %b\r\n" % url.authorization
         try:
-            response = await self._http.request(b"POST", url, headers, body, seconds)
+            response = await self._ask(replica, url, headers, body, seconds)
         except ReadTimeout as error:
             raise ModelError(f"{url.shown}: {error.message}", reason="ModelTimeout", retryable=True) from None
         except BodyTooLarge as error:
@@ -160,21 +203,67 @@ class ModelServerClient:
             self._replicas.failed(replica)
             broken.append(replica)
             raise ModelError(f"{url.shown}: {error.message}", reason="ModelUnavailable", retryable=True) from error
-        replica.heal()
         self._keep_cookies(identity, jar, response)
-        return _read(response, url.shown)
+        try:
+            reply = _read(response, url.shown)
+        except ModelError as error:
+            self._judge(replica, error, broken)
+            raise
+        finally:
+            self._hear(replica, response, users, context)
+        replica.heal()
+        if response.header(DRAINING_HEADER) is not None:
+            replica.rest(asyncio.get_running_loop().time() + REST_SECONDS)
+        return reply
 
-    def _replica(self, identity: str, broken: Sequence[Replica]) -> Replica:
-        """The rollout's replica; the next one while that is out, or broke this very call."""
-        replicas = self._replicas.all
-        count = len(replicas)
-        first = crc32(identity.encode()) % count
-        if count == 1:
-            return replicas[0]
-        now = asyncio.get_running_loop().time()
-        ring = (replicas[(first + offset) % count] for offset in range(count))
-        usable = (replica for replica in ring if replica.usable(now) and replica not in broken)
-        return next(usable, replicas[first])
+    async def _ask(self, replica: Replica, url: Url, headers: bytes, body: bytes, seconds: float) -> Response:
+        scope, heard = asyncio.timeout(None), False
+        try:
+            async with scope:
+                self._watch.begin(replica, scope)
+                try:
+                    response = await self._http.request(b"POST", url, headers, body, seconds)
+                    heard = True
+                finally:
+                    self._watch.end(replica, scope, heard)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise _silent(url.shown) from None
+        return response
+
+    def _judge(self, replica: Replica, error: ModelError, broken: list[Replica]) -> None:
+        """What an error of a replica's says of it: 500 and 502 to 504 send this call elsewhere, 429 does not."""
+        if error.status is None or error.status == 429 or error.status < 500:
+            replica.heal()
+            return
+        broken.append(replica)
+        if error.status != 503 and error.reason != "ModelAborted":
+            self._replicas.failed(replica)
+
+    def _hear(self, replica: Replica, response: Response, users: int, context: CallContext) -> None:
+        """What a reply says beside its body: the others' rollouts there, and how long the call waited."""
+        total = response.header(OPEN_HEADER)
+        if total is not None and total.isdigit():
+            replica.others = max(0, int(total) - users)
+        queued = response.header(QUEUED_HEADER)
+        if queued is not None:
+            with contextlib.suppress(ValueError):
+                context.deadline.excuse(float(queued))
+
+    async def _is_there(self, replica: Replica) -> bool:
+        """Whether the server of a silent replica answers at all; whether its engine is at work it judges itself."""
+        return await self._status(replica, "healthz") is not None
+
+    async def _is_ready(self, replica: Replica) -> bool:
+        status = await self._status(replica, "readyz")
+        return status is not None and status != 503
+
+    async def _status(self, replica: Replica, path: str) -> int | None:
+        try:
+            return (await self._http.request(b"GET", replica.at(path), b"", b"", ASK_SECONDS)).status
+        except HttpError:
+            return None
 
     def _keep_cookies(self, identity: str, jar: CookieJar | None, response: Response) -> None:
         if jar is None:
@@ -184,6 +273,10 @@ class ModelServerClient:
                 del self._jars[next(iter(self._jars))]
             jar = self._jars[identity] = CookieJar()
         jar.take(response.headers)
+
+
+def _silent(where: str) -> ModelError:
+    return ModelError(f"{where} takes calls and says nothing", reason="ModelSilent", retryable=True)
 
 
 def _read(response: Response, where: str) -> ModelReply:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from kubegym.cli.errors import guarded
 from kubegym.core.errors import InvalidSpec
 
 if TYPE_CHECKING:
+    from kubegym.model.queue import FairQueue
+    from kubegym.model.server import ControlPort
     from kubegym.model.simulated import Distribution, Faults
 
 serve = typer.Typer(name="serve", help="Serve an environment's agent or resources, or a model.")
@@ -119,7 +121,7 @@ def model(
     engine: Annotated[ServedEngine | None, typer.Option(help="What answers, in this process.")] = None,
     upstream: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="Replicas of an OpenAI-compatible endpoint, with /v1; repeatable."),
+        typer.Option(metavar="URL", help="A replica of an OpenAI-compatible server: its root, or /v1; repeatable."),
     ] = None,
     listen: ListenOption = "127.0.0.1:8000",
     name: Annotated[
@@ -134,6 +136,16 @@ def model(
         float,
         typer.Option(metavar="S", min=0, help="After SIGTERM still take calls, not ready, while any come, at most S."),
     ] = 0.0,
+    control_listen: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="The control port: /state, /drain, /pause, /resume.")
+    ] = None,
+    control_token_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Holds the token that the control port asks for.")
+    ] = None,
+    silence_seconds: Annotated[
+        float,
+        typer.Option(metavar="S", min=1, help="Without a byte from a replica with calls open, before it is looked at."),
+    ] = 30.0,
     latency: Annotated[
         str, typer.Option(metavar="SECONDS", help="To the first token: a number, or MEAN:SIGMA (log-normal).")
     ] = "0",
@@ -155,8 +167,13 @@ def model(
         typer.Option(metavar="KIND=SHARE", help=f"Faults, repeatable: {', '.join(FAULTS)}."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    max_concurrency: Annotated[int | None, typer.Option(metavar="N", min=1, help="Others wait.")] = None,
-    max_queue: Annotated[int | None, typer.Option(metavar="N", min=0, help="Others get 503.")] = None,
+    max_concurrency: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="At work at once; others wait. Default: 1,024 a replica."),
+    ] = None,
+    max_queue: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Calls that wait; others get 429, of a simulated one 503.")
+    ] = None,
     context_window: Annotated[int | None, typer.Option(metavar="TOKENS", min=1)] = None,
 ) -> None:
     """Serve a model: an upstream's, the embedded one, or a simulated one, which says so and has vLLM's metrics."""
@@ -166,7 +183,13 @@ def model(
         if (engine is None) == (not upstream):
             raise InvalidSpec("give --upstream URL, or --engine embedded or simulated")
         if engine is not ServedEngine.simulated:
-            serve_model(upstream or [], name, api_key_file, host, port, weights, drain_seconds)
+            options = {
+                "queue": queue_of(len(upstream or [1]), max_concurrency, max_queue),
+                "control": control_port(control_listen, control_token_file),
+                "silence_seconds": silence_seconds,
+                "drain_seconds": drain_seconds,
+            }
+            serve_model(upstream or [], name, api_key_file, host, port, weights, **options)
             return 0
         from kubegym.model.simulated import Answers, SimulatedConfig, run_server
 
@@ -197,9 +220,9 @@ def serve_model(
     host: str,
     port: int,
     weights: str | None = None,
-    drain_seconds: float = 0.0,
+    **options: Any,
 ) -> None:
-    """Serve upstreams by URL, or the embedded engine where there is none."""
+    """Serve upstreams by URL, or the embedded engine where there is none; ``options`` as of ``run_model_server``."""
     from kubegym.local.models import api_key, build_client
     from kubegym.local.runspec import ModelRef
     from kubegym.model.server import run_model_server
@@ -212,8 +235,8 @@ def serve_model(
             port,
             model=name,
             api_key=key,
-            drain_seconds=drain_seconds,
             on_listening=announce("model server"),
+            **options,
         )
         return
     path = gguf_file(weights) if weights else None
@@ -224,9 +247,28 @@ def serve_model(
         [client],  # type: ignore[list-item]
         host,
         port,
-        drain_seconds=drain_seconds,
         on_listening=announce("model server"),
+        **options,
     )
+
+
+def queue_of(replicas: int, at_work: int | None, waiting: int | None) -> FairQueue:
+    """The queue before so many replicas."""
+    from kubegym.model.queue import AT_WORK, WAITING, FairQueue
+
+    return FairQueue(AT_WORK * replicas if at_work is None else at_work, WAITING if waiting is None else waiting)
+
+
+def control_port(listen: str | None, token_file: str | None) -> ControlPort | None:
+    """Where a model server is controlled. Raises InvalidSpec."""
+    from kubegym.model.server import ControlPort
+
+    if listen is None and token_file is None:
+        return None
+    if listen is None or token_file is None:
+        raise InvalidSpec("a control port needs both --control-listen and --control-token-file")
+    host, port = address(listen)
+    return ControlPort(host, port, Path(token_file), announce("control"))
 
 
 def gguf_file(path: str) -> str:

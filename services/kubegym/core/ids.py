@@ -57,6 +57,12 @@ def parse_rollout_id(text: str) -> tuple[str, int, int, int]:
     return run, int(task), int(rollout), int(attempt or 0)
 
 
+def run_of_rollout(identity: str) -> str:
+    """The run8 of a rollout id; empty for the ids of others, whose first part is a task's."""
+    run, _, rest = identity.partition("-")
+    return run if len(run) == 8 and "-" in rest else ""
+
+
 def derive_seed(*parts: object) -> int:
     """A seed in [0, 2**31) from any identity, equal in every process.
 

@@ -63,6 +63,10 @@ class ModelClient(Protocol):
         """Answer Responses create-params. Retries within its bounds. Raises ModelError."""
         ...
 
+    def leave(self, rollout_id: str) -> None:
+        """The rollout asks no more: what was kept for it may go. Not every caller says so."""
+        ...
+
     async def close(self) -> None:
         """Give back connections or the engine."""
         ...

@@ -28,6 +28,10 @@ WIRE_HEADER = b"x-kubegym-wire"
 TASK_HEADER = b"x-kubegym-task-id"
 """Request header of ``/seed_session``: the task's id in the run, from which the session's random numbers follow."""
 
+RUN_HEADER = b"x-kubegym-run"
+"""Whose call it is, for a fair share of a model: the run's id, or its first 8 characters."""
+ROLE_HEADER = b"x-kubegym-role"
+"""What the model plays for the caller (policy, judge, ...), for statistics."""
 DEADLINE_HEADER = b"x-kubegym-deadline"
 """Request header: seconds that the rollout has left."""
 

@@ -79,6 +79,25 @@ class Url:
         child.shown = f"{self.shown.rstrip('/')}/{path}"
         return child
 
+    @property
+    def parent(self) -> Url:
+        """The URL one path above, its query kept: the inverse of ``/``."""
+        above = object.__new__(Url)
+        base, mark, query = self.target.partition(b"?")
+        above.origin, above.authority, above.authorization = self.origin, self.authority, self.authorization
+        path = base.rstrip(b"/")
+        above.target = (path.rpartition(b"/")[0] or b"/") + mark + query
+        above.shown = self.shown.rstrip("/").rpartition("/")[0] if path else self.shown
+        return above
+
+    def asking(self, query: bytes) -> Url:
+        """The same URL with a query."""
+        asked = object.__new__(Url)
+        asked.origin, asked.authority, asked.authorization = self.origin, self.authority, self.authorization
+        asked.target = self.target + (b"&" if b"?" in self.target else b"?") + query
+        asked.shown = self.shown
+        return asked
+
     def __repr__(self) -> str:
         return f"Url({self.shown!r})"
 

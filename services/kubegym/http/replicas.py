@@ -2,7 +2,8 @@
 
 Health is learnt from the calls themselves (passive ejection): a replica that fails three times in a row is left alone
 for some seconds, then one user tries it (half open) and decides for all. When every replica is out, the one that comes
-back first is asked all the same: refusing without having tried helps nobody.
+back first is asked all the same: refusing without having tried helps nobody. One that is new, or back again, gets its
+share step by step (slow start): it has everything to warm up.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from kubegym.core.errors import InvalidSpec
 from kubegym.http.client import Url
 from kubegym.http.names import Names, Resolver
 
+FIRST_SHARE = 0.1
+"""Of a full share, at the beginning of a slow start."""
 _KEPT_PATHS = 64
 
 
@@ -26,16 +29,22 @@ class Replica:
         users: how many have taken it and not given it back.
         failures: failures since the last success.
         out_until: on the loop's clock, when it may be tried again; 0 while it is well.
+        joined: on the loop's clock, when it came, or came back; 0 for those there from the start.
+        others: users that other clients have there, as far as it told.
+        gone: whether the name no longer stands for it.
         ours: whether it is a KubeGym server, as far as its users know; None before anybody does.
     """
 
-    __slots__ = ("_paths", "_probed", "failures", "ours", "out_until", "url", "users")
+    __slots__ = (*("_paths", "_probed", "failures", "gone", "joined", "others", "ours", "out_until", "url", "users"),)
 
     def __init__(self, url: Url) -> None:
         self.url = url
         self.users = 0
         self.failures = 0
         self.out_until = 0.0
+        self.joined = 0.0
+        self.others = 0
+        self.gone = False
         self.ours: bool | None = None
         self._probed = False
         self._paths: dict[str, Url] = {}
@@ -67,10 +76,30 @@ class Replica:
 
     def heal(self) -> None:
         """It answered."""
-        if self.failures:
+        if self.failures or self.out_until:
+            if self.out_until:
+                self.joined = asyncio.get_running_loop().time()
             self.failures = 0
             self.out_until = 0.0
             self._probed = False
+
+    def rest(self, until: float) -> None:
+        """Nobody who could go elsewhere until then: it drains, or is silent (infinity: until it heals)."""
+        self.out_until = until
+        self._probed = False
+
+    def begin_trial(self) -> None:
+        """A user who was here already is the probe."""
+        self._probed = True
+
+    def burden(self, now: float, slow_start: float) -> tuple[float, int]:
+        """How much it has, for comparison: this client's users, then those of others, as nobody sees all at once.
+
+        While it starts slowly, it counts as if it had many times more.
+        """
+        if not self.joined or (age := now - self.joined) >= slow_start:
+            return self.users, self.others
+        return (self.users + 1) / max(FIRST_SHARE, age / slow_start) - 1, self.others
 
     def __repr__(self) -> str:
         return f"Replica({self.url.shown!r}, users={self.users}, failures={self.failures})"
@@ -83,9 +112,13 @@ class Replicas:
         urls: their base URLs, at least one.
         failures_allowed: failures in a row that put a replica out.
         out_seconds: for how long, give or take a fifth, so that not all clients come back at once.
-        rng: for that.
+        slow_start: seconds until a replica that joined has its full share; 0: at once.
+        rng: for that, and for where to begin among equals.
         resolver: makes a replica of each address of a host that has several, and follows them as they change; None
             takes the URLs as they are.
+
+    Attributes:
+        ejections: how often a replica was put out.
 
     Raises:
         InvalidSpec: no URL, or one that cannot be used.
@@ -97,6 +130,7 @@ class Replicas:
         *,
         failures_allowed: int = 3,
         out_seconds: float = 5.0,
+        slow_start: float = 0.0,
         rng: random.Random | None = None,
         resolver: Resolver | None = None,
     ) -> None:
@@ -106,12 +140,15 @@ class Replicas:
         self._all = list(self._by_url.values())
         names = Names(list(self._by_url), resolver) if resolver else None
         self._names = names if names and names.any else None
+        self._followed = False
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[None] | None = None
         self._failures_allowed = failures_allowed
         self._out_seconds = out_seconds
+        self._slow_start = slow_start
         self._rng = rng or random.Random()
-        self._next = 0
+        self._next = self._rng.randrange(len(self._all))
+        self.ejections = 0
 
     @property
     def all(self) -> list[Replica]:
@@ -123,11 +160,30 @@ class Replicas:
                 self._asking = asyncio.create_task(self._follow(self._names), name="resolve")
         return self._all
 
+    @property
+    def fixed(self) -> list[Replica]:
+        """The replicas of the URLs as they were given."""
+        return list(self._by_url.values())
+
     async def _follow(self, names: Names) -> None:
         """Take the replicas that the names stand for now; one that stays keeps its users and its health."""
-        known = self._by_url
-        self._by_url = {url: known.get(url) or Replica(Url(url)) for url in await names.ask()}
+        first, urls = not self._followed, await names.ask()
+        known, now = self._by_url, asyncio.get_running_loop().time()
+        self._by_url = {url: known.get(url) or Replica(Url(url)) for url in urls}
         self._all = list(self._by_url.values())
+        self._followed = True
+        for url, replica in self._by_url.items():
+            if url not in known and not first:
+                replica.joined = now
+        for url, replica in known.items():
+            replica.gone = url not in self._by_url
+
+    async def settle(self) -> None:
+        """Wait until the names have been asked for the first time."""
+        if self._names is not None and not self._followed:
+            _ = self.all
+            assert self._asking is not None
+            await asyncio.shield(self._asking)
 
     def __len__(self) -> int:
         return len(self.all)
@@ -152,11 +208,12 @@ class Replicas:
             now = asyncio.get_running_loop().time()
             start = self._next
             self._next = (start + 1) % count
-            best = None
+            best, least = None, (0.0, 0)
             for offset in range(count):
                 replica = replicas[(start + offset) % count]
-                if (best is None or replica.users < best.users) and replica.usable(now) and replica not in avoid:
-                    best = replica
+                burden = replica.burden(now, self._slow_start)
+                if (best is None or burden < least) and replica.usable(now) and replica not in avoid:
+                    best, least = replica, burden
         if best is None:
             rest = [replica for replica in replicas if replica not in avoid] or replicas
             best = min(rest, key=lambda replica: (replica.out_until, replica.users))
@@ -170,7 +227,8 @@ class Replicas:
     def failed(self, replica: Replica) -> None:
         """It could not be reached, broke off, or said that it is not there (502 to 504)."""
         replica.failures += 1
-        if replica.failures >= self._failures_allowed:
+        if replica.failures >= self._failures_allowed and replica.out_until != float("inf"):
+            self.ejections += not replica.out_until
             pause = self._out_seconds * self._rng.uniform(0.8, 1.2)
             replica.out_until = asyncio.get_running_loop().time() + pause
             replica._probed = False

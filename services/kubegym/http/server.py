@@ -58,6 +58,7 @@ class Request:
         rollout: the rollout id of the prefix, if there was one.
         receive: ASGI's channel, which has nothing more to say than that the client is gone; see ``WhileConnected``.
         query: the query string.
+        pairs: the header lines as they came, names in lower case.
     """
 
     method: str
@@ -67,6 +68,7 @@ class Request:
     rollout: str | None = None
     receive: Receive | None = None
     query: bytes = b""
+    pairs: list[tuple[bytes, bytes]] = field(default_factory=list)
 
     def parameters(self) -> dict[str, str]:
         """The query's parameters; of repeated ones the last."""
@@ -89,7 +91,10 @@ class Request:
 
 @dataclass(slots=True)
 class Reply:
-    """An answer: a body, or a stream of pieces, whose ``aclose`` is called at its end, whatever that is."""
+    """An answer: a body, or a stream of pieces, whose ``aclose`` is called at its end, whatever that is.
+
+    A stream with ``into`` is told where pieces may go while nobody waits for one (``StreamedReply.sink``).
+    """
 
     body: bytes = b""
     status: int = 200
@@ -254,8 +259,8 @@ class App:
             body = await self._body(scope, receive)
             if body is _CLOSED:
                 return
-            headers, query = _headers(scope["headers"]), scope.get("query_string", b"")
-            reply = await handler(Request(method, path, headers, body, rollout, receive, query))
+            pairs, query = scope["headers"], scope.get("query_string", b"")
+            reply = await handler(Request(method, path, _headers(pairs), body, rollout, receive, query, pairs))
         except Problem as problem:
             reply = problem.reply()
         except ClientGone:
@@ -343,6 +348,8 @@ async def _send(reply: Reply, receive: Receive, send: Send) -> None:
     try:
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
         async with WhileConnected(receive):
+            if (into := getattr(reply.stream, "into", None)) is not None:
+                into(_sink(send))
             async for piece in reply.stream:
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
     except ClientGone:
@@ -355,6 +362,24 @@ async def _send(reply: Reply, receive: Receive, send: Send) -> None:
         if (close := getattr(reply.stream, "aclose", None)) is not None:
             await close()
     await send({"type": "http.response.body", "body": b""})
+
+
+def _sink(send: Send) -> Callable[[bytes], bool]:
+    """Sends a piece at once where the client reads fast enough: waking a task would cost more than all the rest.
+
+    uvicorn's ``send`` waits for a slow client before it writes anything, so that giving up there loses nothing.
+    """
+
+    def sink(piece: bytes) -> bool:
+        sending = send({"type": "http.response.body", "body": piece, "more_body": True}).__await__()
+        try:
+            next(sending)
+        except StopIteration:
+            return True
+        sending.close()
+        return False
+
+    return sink
 
 
 def parse_listen(text: str) -> tuple[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from kubegym.http.errors import BodyTooLarge, HttpError
@@ -36,13 +37,15 @@ class StreamedReply:
     Attributes:
         status: the status code.
         headers: names and values as they came, in order; trailers are added when they come.
+        sink: takes a piece while the reader waits, in its place, and so spares waking it; False: it could not.
     """
 
-    __slots__ = ("_ended", "_error", "_paused", "_pieces", "_size", "_source", "_waiter", "headers", "status")
+    __slots__ = ("_ended", "_error", "_paused", "_pieces", "_size", "_source", "_waiter", "headers", "sink", "status")
 
     def __init__(self, source: Source) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.sink: Callable[[bytes], bool] | None = None
         self._source = source
         self._pieces: list[bytes] = []
         self._size = 0
@@ -101,6 +104,9 @@ class StreamedReply:
 
     def feed(self, data: bytes) -> None:
         """A piece has come."""
+        waiter = self._waiter
+        if self.sink is not None and waiter is not None and not waiter.done() and self.sink(data):
+            return
         self._pieces.append(data)
         self._size += len(data)
         if self._size > HIGH_WATER and not self._paused:

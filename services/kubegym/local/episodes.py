@@ -299,9 +299,9 @@ def build_episodes(
         for role, ref in entry.models.items():
             if role in models or entry.agent_urls:  # the agent server has its own
                 continue
-            key = repr(ref)
+            key = f"{role if ref.kind == 'server' else ''} {ref!r}"  # a model server is told what it plays
             if key not in made:
-                made[key] = build_client(ref, concurrency=spec.concurrency, on_call=on_call)
+                made[key] = build_client(ref, concurrency=spec.concurrency, on_call=on_call, role=role)
             models[role] = made[key]
         parts[entry.name] = Part(entry, loaded, runtime, models, http, token_ids=spec.tokens != "None")
     return LocalEpisodes(parts, list(made.values()), watchdog, http)

@@ -20,8 +20,14 @@ def api_key(ref: ModelRef) -> str | Path | None:
     return os.environ.get("KUBEGYM_API_KEY") or os.environ.get("OPENAI_API_KEY")
 
 
-def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = None) -> ModelClient:
+def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = None, role: str = "") -> ModelClient:
     """The client for a reference; an embedded model is loaded here.
+
+    Args:
+        ref: the model.
+        concurrency: calls at a time, for an engine in this process.
+        on_call: told of every call.
+        role: what the model plays, for a model server's statistics.
 
     Raises:
         InputError: a key file, weights or an optional package is missing.
@@ -37,7 +43,7 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         from kubegym.agent.model_server import ModelServerClient
         from kubegym.http.names import SystemResolver
 
-        return ModelServerClient([ref.base_url or ""], ref.model, resolver=SystemResolver())
+        return ModelServerClient([ref.base_url or ""], ref.model, role=role, resolver=SystemResolver())
     from kubegym.model.client import EngineClient
 
     if ref.kind == "embedded":

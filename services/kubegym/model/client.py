@@ -13,7 +13,7 @@ import logging
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -26,6 +26,8 @@ from kubegym.core.errors import InputError, InvalidSpec, ModelError
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, StreamedReply, Url
+from kubegym.http.headers import Pair
+from kubegym.http.headers import lines as header_lines
 from kubegym.model.api_key import ApiKey
 from kubegym.model.convert import (
     Completion,
@@ -142,6 +144,9 @@ class _Client:
                 tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
                 self._on_call(clock() - started - waited, waited, outcome, *tokens)
 
+    def leave(self, rollout_id: str) -> None:
+        """Nothing is kept for a rollout."""
+
     def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
         body = chat_request(request, self.model, self._reasoning)
         if context.seed is not None:
@@ -199,6 +204,9 @@ class ChatClient(_Client):
         clock: for Retry-After dates.
         options: see ``_Client``.
 
+    Attributes:
+        served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
+
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
         InputError: a key file that cannot be read.
@@ -223,8 +231,11 @@ class ChatClient(_Client):
         self._http = http or HttpClient()
         self._clock = clock or SystemClock()
         self._fixed_headers = _header_lines(headers or {})
-        self._headers = b""
+        self._headers = self._our_lines = b""
+        self._ours: frozenset[bytes] = frozenset()
         self._headers_key: str | None = None
+        self._routes: dict[str, Url] = {}
+        self.served: frozenset[str] = frozenset({model})
         self._limit_field = "max_tokens"
 
     @property
@@ -249,15 +260,39 @@ class ChatClient(_Client):
         url = self._base / path
         return await self._exchange(b"GET", url, b"", timeout)
 
-    async def post(self, body: bytes, timeout: float) -> Response:
-        """A chat call as others wrote it, sent once: whatever the status and the body say. Raises ModelError."""
-        response = await self._exchange(b"POST", self._chat_url, body, timeout)
+    async def get_beside(self, path: str, timeout: float) -> Response:
+        """GET beside the base URL (``metrics``), whatever the status. Raises ModelError."""
+        return await self._exchange(b"GET", self.at(path), b"", timeout)
+
+    def at(self, path: str) -> Url:
+        """The URL of a route of the server: ``v1/completions`` lies below the base URL, ``tokenize`` beside it."""
+        url = self._routes.get(path)
+        if url is None:
+            below = path.removeprefix("v1/")
+            url = self._routes[path] = self._base / below if below != path else self._base.parent / path
+        return url
+
+    async def post(self, url: Url, pairs: Sequence[Pair], body: bytes, timeout: float) -> Response:
+        """A call as others wrote it, sent once: whatever the status and the body say.
+
+        Args:
+            url: one of ``at``.
+            pairs: header lines of the caller that go on; this client's own replace theirs.
+            body: the body.
+            timeout: seconds for all of it.
+
+        Raises:
+            ModelError: there is no reply.
+        """
+        response = await self._send(b"POST", url, self._passed_block(pairs), body, timeout)
         if response.status == 401 and self._key.reread():
-            return await self._exchange(b"POST", self._chat_url, body, timeout)
+            return await self._send(b"POST", url, self._passed_block(pairs), body, timeout)
         return response
 
     @asynccontextmanager
-    async def stream(self, body: bytes, timeout: float) -> AsyncIterator[StreamedReply]:
+    async def stream(
+        self, method: bytes, url: Url, pairs: Sequence[Pair], body: bytes, timeout: float
+    ) -> AsyncIterator[StreamedReply]:
         """Like ``post``, with the reply piece by piece; what breaks inside the block is an HttpError as it is.
 
         Raises:
@@ -265,10 +300,10 @@ class ChatClient(_Client):
         """
         async with AsyncExitStack() as stack:
             try:
-                opened = self._http.stream(b"POST", self._chat_url, self._header_block(), body, timeout)
+                opened = self._http.stream(method, url, self._passed_block(pairs), body, timeout)
                 reply = await stack.enter_async_context(opened)
             except HttpError as error:
-                raise self._transport_error(error, self._chat_url, timeout) from error
+                raise self._transport_error(error, url, timeout) from error
             yield reply
 
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
@@ -293,8 +328,11 @@ class ChatClient(_Client):
         raise refusal
 
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
+        return await self._send(method, url, self._header_block(), body, timeout)
+
+    async def _send(self, method: bytes, url: Url, headers: bytes, body: bytes, timeout: float) -> Response:
         try:
-            return await self._http.request(method, url, self._header_block(), body, timeout)
+            return await self._http.request(method, url, headers, body, timeout)
         except HttpError as error:
             raise self._transport_error(error, url, timeout) from error
 
@@ -311,16 +349,25 @@ class ChatClient(_Client):
         except InputError as error:  # The file was there when we started.
             raise ModelUnauthorized(error.message) from None
         if not self._headers or key != self._headers_key:
-            lines = {b"content-type": b"application/json", b"accept": b"application/json"}
-            lines[b"user-agent"] = b"kubegym/" + __version__.encode()
+            ours: dict[bytes, bytes] = {}
             if key is not None:
-                lines[b"authorization"] = b"Bearer " + key.encode()
+                ours[b"authorization"] = b"Bearer " + key.encode()
             elif self._base.authorization is not None:
-                lines[b"authorization"] = self._base.authorization
-            lines.update(self._fixed_headers)
-            self._headers = b"".join(b"%b: %b\r\n" % line for line in lines.items())
+                ours[b"authorization"] = self._base.authorization
+            ours.update(self._fixed_headers)
+            general = {b"content-type": b"application/json", b"accept": b"application/json"}
+            general[b"user-agent"] = b"kubegym/" + __version__.encode()
+            self._headers = header_lines({**general, **ours}.items())
             self._headers_key = key
+            self._ours, self._our_lines = frozenset(ours), header_lines(ours.items())
         return self._headers
+
+    def _passed_block(self, pairs: Sequence[Pair]) -> bytes:
+        """The caller's header lines, and over them what this client sends to whatever it asks."""
+        self._header_block()
+        if not self._ours:
+            return header_lines(pairs)
+        return header_lines([pair for pair in pairs if pair[0] not in self._ours]) + self._our_lines
 
     def _parse(self, response: Response) -> Any:
         try:

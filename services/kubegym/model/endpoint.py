@@ -59,6 +59,7 @@ def _judge(response: Response, client: ChatClient) -> None:
         text = response.body[:4096].decode(errors="replace")
         raise status_error(response.status, client.redact(text), f"{client.base_url}/models")
     served = model_names(response.body)
+    client.served = frozenset(served) | {client.model}
     if served and client.model not in served:
         names = ", ".join(sorted(served)[:_SHOWN]) + (
             f" and {len(served) - _SHOWN} more" if len(served) > _SHOWN else ""

@@ -7,6 +7,7 @@
     │   └── ModelAborted             the engine gave a request up (finish_reason "abort")        retryable
     ├── ModelOverloaded              429 or 503 until the patience was used up                   retryable
     ├── ModelTimeout                 no reply within the deadline                                retryable
+    │   └── ModelSilent              the engine takes calls and makes no progress                retryable
     ├── ModelReplyInvalid            the reply is no chat completion; retryable for a proxy's page or cut-off JSON
     ├── ModelUnauthorized            401, 403
     ├── ModelNotFound                404, or the endpoint does not serve that model
@@ -45,6 +46,12 @@ class ModelTimeout(ModelError):
 
     reason = "ModelTimeout"
     retryable = True
+
+
+class ModelSilent(ModelTimeout):
+    """The engine holds calls and makes no progress, whatever it says of its health; no byte had come."""
+
+    reason = "ModelSilent"
 
 
 class ModelReplyInvalid(ModelError):

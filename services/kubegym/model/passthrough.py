@@ -1,156 +1,125 @@
-"""Chat calls as others wrote them, handed to an upstream and back: whole, or streamed piece by piece.
+"""Generation calls as others wrote them, handed to an upstream and back: whole, or streamed piece by piece.
 
-The request's fields go on as they came, but for the model's name and forced sampling. A reply's bytes come back as they
-are once it is known to be one: an aborted generation or a proxy's page is an error, never a completion, and a stream
-that breaks off is never ended as if it were whole.
+Requests go on as they came, header lines too, but for the model's name and forced sampling. A reply's bytes come back
+as they are once it is known to be one: an aborted generation or a proxy's page is an error, never a completion.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from kubegym.http import HttpError, ReadTimeout, StreamedReply
-from kubegym.http.server import Reply
-from kubegym.model.client import POLICY_VERSION_HEADER, ChatClient
+from kubegym.http import HttpError, ReadTimeout
+from kubegym.http.headers import NEVER, Pair, end_to_end
+from kubegym.http.server import JSON, Reply
+from kubegym.model.client import ChatClient
 from kubegym.model.errors import (
     ContextWindowExceeded,
     ModelAborted,
     ModelReplyInvalid,
     ModelTimeout,
     ModelUnavailable,
+    RequestUnsupported,
 )
+from kubegym.model.relay import Relay, Used
 from kubegym.model.replies import EVENTS, overflow_chat
 from kubegym.model.retry import excerpt, retry_after, status_error
 from kubegym.model.streaming import chat_events
 from kubegym.model.upstream import Client, Upstreams
 
+CHAT = "v1/chat/completions"
+REPLACED = NEVER | {b"content-type"}
+"""Header lines of a reply that do not go on; ``Reply`` carries the type apart."""
 _ERROR_BYTES = 1 << 20
-_DONE = b"[DONE]"
-
-Used = Callable[[int, int], None]
-"""Told the input and output tokens of a whole reply."""
 
 
-class Relay:
-    """A stream on its way through: the pieces of an upstream's reply, as they come.
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A generation call on its way through.
 
     Attributes:
-        on_end: told once how it ended: "200", "cut" (the upstream broke off), "gone" (the client did).
-    """
-
-    __slots__ = ("_broke", "_first", "_outcome", "_source", "_stack", "_tail", "on_end")
-
-    def __init__(self, source: StreamedReply, first: bytes, stack: AsyncExitStack, broke: Callable[[], None]) -> None:
-        self.on_end: Callable[[str], None] | None = None
-        self._source = source
-        self._first: bytes | None = first
-        self._stack = stack
-        self._broke = broke
-        self._outcome = "gone"
-        self._tail = first[-len(_DONE) * 4 :]
-
-    def __aiter__(self) -> Relay:
-        return self
-
-    async def __anext__(self) -> bytes:
-        """The next piece. Raises HttpError or ModelUnavailable where the upstream broke off."""
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        try:
-            piece = await anext(self._source)
-        except StopAsyncIteration:
-            if _DONE in self._tail:
-                self._outcome = "200"
-                raise
-            self._cut()
-            raise ModelUnavailable("the upstream ended a stream before its end") from None
-        except HttpError:
-            self._cut()
-            raise
-        self._tail = (self._tail + piece)[-len(_DONE) * 4 :]
-        return piece
-
-    def _cut(self) -> None:
-        self._outcome = "cut"
-        self._broke()
-
-    async def aclose(self) -> None:
-        """Let go of the upstream. May be called twice."""
-        await self._stack.aclose()
-        told, self.on_end = self.on_end, None
-        if told is not None:
-            told(self._outcome)
-
-
-async def pass_chat(
-    upstreams: Upstreams, rollout: str | None, raw: bytes, body: dict[str, Any], timeout: float, used: Used
-) -> Reply:
-    """Answer a chat call with an upstream's reply.
-
-    Args:
-        upstreams: who may answer.
-        rollout: whose call it is.
-        raw: the request's body.
+        path: the route at the upstream, such as ``CHAT``.
+        raw: the body as it came.
         body: the same, parsed.
+        pairs: the header lines that go on (``request_pairs``).
         timeout: seconds for the call.
         used: told the tokens of a whole reply.
+    """
+
+    path: str
+    raw: bytes
+    body: dict[str, Any]
+    pairs: Sequence[Pair]
+    timeout: float
+    used: Used
+
+    def data(self, client: ChatClient) -> bytes:
+        """The body for this upstream; the very bytes where nothing is forced."""
+        if self.body.get("model") in client.served and not client.sampling:
+            return self.raw
+        model = self.body.get("model")
+        name = model if model in client.served else client.model
+        return orjson.dumps({**self.body, "model": name, **client.sampling})
+
+
+async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) -> Reply:
+    """Answer a call with an upstream's reply.
 
     Raises:
         ModelError: no completion; what the upstream said is in the message.
     """
 
     async def call(client: Client) -> Reply:
-        if isinstance(client, ChatClient):
-            response = await client.post(_for_upstream(raw, body, client), timeout)
-            if 200 <= response.status < 300:
-                _check(response.body, client, used)
-                return Reply(response.body, headers=_passed_headers(response.header(POLICY_VERSION_HEADER)))
-            asked = response.header(b"retry-after")
-            chat = _refused(client, response.status, response.body, asked, body)
-        else:
-            chat = await _engine_chat(client, body, timeout, used)
-        return Reply(orjson.dumps(chat))
+        if not isinstance(client, ChatClient):
+            return Reply(orjson.dumps(await _engine_chat(client, passed, passed.body)))
+        response = await client.post(client.at(passed.path), passed.pairs, passed.data(client), passed.timeout)
+        if 200 <= response.status < 300:
+            _check(response.body, client, passed.used)
+            kind = response.header(b"content-type") or JSON
+            return Reply(response.body, response.status, kind, end_to_end(response.headers, REPLACED))
+        refused = _refused(client, response.status, response.body, response.header(b"retry-after"), passed)
+        return Reply(orjson.dumps(refused))
 
     return await upstreams.ask(rollout, call)
 
 
-async def pass_stream(
-    upstreams: Upstreams, rollout: str | None, raw: bytes, body: dict[str, Any], timeout: float, used: Used
-) -> Reply:
-    """Like ``pass_chat`` for a call with ``stream: true``; the reply's ``stream`` is a ``Relay``, or it is whole."""
+async def pass_stream(upstreams: Upstreams, rollout: str | None, passed: Passed) -> Reply:
+    """Like ``pass_whole`` for a call with ``stream: true``; the reply's ``stream`` is a ``Relay``, or it is whole."""
+    body = passed.body
     options = body.get("stream_options")
     include_usage = isinstance(options, dict) and bool(options.get("include_usage"))
     stack = AsyncExitStack()
 
-    def broke() -> None:
-        upstreams.broke(rollout)
-
     async def call(client: Client) -> Reply:
         if not isinstance(client, ChatClient):
             whole = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
-            return Reply(chat_events(await _engine_chat(client, whole, timeout, used), include_usage), 200, EVENTS)
-        source = await stack.enter_async_context(client.stream(_for_upstream(raw, body, client), timeout))
+            return Reply(chat_events(await _engine_chat(client, passed, whole), include_usage), 200, EVENTS)
+        opened = client.stream(b"POST", client.at(passed.path), passed.pairs, passed.data(client), passed.timeout)
+        source = await stack.enter_async_context(opened)
         try:
             if not 200 <= source.status < 300:
                 text = await source.read(_ERROR_BYTES)
-                chat = _refused(client, source.status, text, source.header(b"retry-after"), body)
-                return Reply(chat_events(chat, include_usage), 200, EVENTS)
+                refused = _refused(client, source.status, text, source.header(b"retry-after"), passed)
+                return Reply(chat_events(refused, include_usage), 200, EVENTS)
             kind = source.header(b"content-type") or b"no content type"
             if not kind.lower().startswith(b"text/event-stream"):
                 raise ModelReplyInvalid(f"{client!r} answered with {kind.decode('latin-1')}, no stream", retryable=True)
             first = await anext(source, b"")
         except ReadTimeout as error:
-            raise ModelTimeout(f"{client!r} gave no reply in {timeout:g} s: {error.message}") from None
+            raise ModelTimeout(f"{client!r} gave no reply in {passed.timeout:g} s: {error.message}") from None
         except HttpError as error:
             raise ModelUnavailable(f"{client!r}: {error.message}") from None
-        headers = [*_passed_headers(source.header(POLICY_VERSION_HEADER)), (b"cache-control", b"no-cache")]
-        return Reply(content_type=kind, headers=headers, stream=Relay(source, first, stack, broke))
+        broke = upstreams.breaker(client)
+        headers = end_to_end(source.headers, REPLACED)
+        if source.header(b"cache-control") is None:
+            headers.append((b"cache-control", b"no-cache"))
+        relay = Relay(source, first, stack, broke=broke, used=passed.used)
+        return Reply(status=source.status, content_type=kind, headers=headers, stream=relay)
 
     try:
         reply = await upstreams.ask(rollout, call)
@@ -162,28 +131,31 @@ async def pass_stream(
     return reply
 
 
-async def _engine_chat(client: Client, body: dict[str, Any], timeout: float, used: Used) -> dict[str, Any]:
+def request_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """The header lines of a generation call that go on. Its reply is read, so that it must not come compressed."""
+    return end_to_end(pairs, _NOT_PASSED)
+
+
+_NOT_PASSED = NEVER | {b"accept-encoding"}
+
+
+async def _engine_chat(client: Client, passed: Passed, body: dict[str, Any]) -> dict[str, Any]:
     assert not isinstance(client, ChatClient)
+    if passed.path != CHAT:
+        raise RequestUnsupported(f"{client!r} answers chat completions only, not {passed.path}")
     try:
-        chat = await client.complete({**body, "model": client.model, **client.sampling}, timeout)
+        chat = await client.complete({**body, "model": client.model, **client.sampling}, passed.timeout)
     except ContextWindowExceeded:
         return overflow_chat(client.model, int(time.time()))
-    _check_completion(chat, client, used)
+    _check_completion(chat, client, passed.used)
     return chat
 
 
-def _for_upstream(raw: bytes, body: dict[str, Any], client: ChatClient) -> bytes:
-    """The request's body for this upstream; the very bytes where nothing is forced."""
-    if body.get("model") == client.model and not client.sampling:
-        return raw
-    return orjson.dumps({**body, "model": client.model, **client.sampling})
-
-
-def _refused(client: ChatClient, status: int, text: bytes, asked: bytes | None, body: dict[str, Any]) -> dict[str, Any]:
+def _refused(client: ChatClient, status: int, text: bytes, asked: bytes | None, passed: Passed) -> dict[str, Any]:
     """The empty completion for a conversation that does not fit. Raises ModelError for any other refusal."""
     said = client.redact(text[:4096].decode(errors="replace"))
-    error = status_error(status, said, repr(client), body.get("max_tokens"))
-    if isinstance(error, ContextWindowExceeded):
+    error = status_error(status, said, repr(client), passed.body.get("max_tokens"))
+    if isinstance(error, ContextWindowExceeded) and passed.path == CHAT:
         return overflow_chat(client.model, int(time.time()))
     error.retry_after = retry_after(asked.decode("latin-1") if asked else None, time.time())
     raise error
@@ -213,7 +185,3 @@ def _check_completion(chat: Any, client: Client, used: Used) -> None:
     if "abort" in finishes or "error" in finishes:
         raise ModelAborted(f"{client!r} gave the request up")
     used(*tokens)
-
-
-def _passed_headers(version: bytes | None) -> list[tuple[bytes, bytes]]:
-    return [] if version is None else [(POLICY_VERSION_HEADER, version)]

@@ -12,6 +12,8 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,17 @@ import orjson
 
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError
+from kubegym.core.ids import run_of_rollout
 from kubegym.core.protocols import CallContext, ModelReply
-from kubegym.core.wire import DEADLINE_HEADER
+from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER
+from kubegym.http.beside import served_beside
+from kubegym.http.names import Resolver
+from kubegym.http.open_users import HEADER as OPEN_HEADER
+from kubegym.http.open_users import OpenUsers
 from kubegym.http.presence import WhileConnected
 from kubegym.http.server import App, Problem, Reply, Request, serve
+from kubegym.http.watch import SECONDS
+from kubegym.model.control import Control, Holds
 from kubegym.model.convert import (
     ReasoningStyle,
     Sanitised,
@@ -31,12 +40,15 @@ from kubegym.model.convert import (
     params_of_messages,
     sanitise,
 )
-from kubegym.model.engine_metrics import EngineMetrics, only_here
+from kubegym.model.engine_metrics import EngineMetrics
 from kubegym.model.errors import RequestUnsupported
+from kubegym.model.forward import POSTED, READ, forward
 from kubegym.model.metrics import ModelServerMetrics
 from kubegym.model.openapi import document
-from kubegym.model.passthrough import Relay, pass_chat, pass_stream
+from kubegym.model.passthrough import CHAT, Passed, pass_stream, pass_whole, request_pairs
+from kubegym.model.queue import AT_WORK, FairQueue
 from kubegym.model.readiness import Readiness
+from kubegym.model.relay import Relay
 from kubegym.model.replies import EVENTS, failure_reply, status_of, version_headers
 from kubegym.model.streaming import failed_events, message_events, response_events
 from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_model
@@ -46,7 +58,22 @@ STOP_HEADER = (b"x-kubegym-stop", b"context_window")
 COOKIE = b"kubegym-route"
 """Keeps callers without a rollout id at one replica, where there are several. Optional."""
 
+QUEUED_HEADER = b"x-kubegym-queued"
+"""On a reply whose call waited here: for how many seconds."""
+DRAINING_LINE = (b"x-kubegym-draining", b"1")
+"""On a reply of a server that wants its rollouts to go elsewhere."""
+
 _Work = Callable[[Request, str | None], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPort:
+    """Where a control port listens: host, port (0 takes a free one), the file of its token, who is told its URL."""
+
+    host: str
+    port: int
+    token_file: Path
+    on_listening: Callable[[str], None] | None = None
 
 
 class ModelServer(App):
@@ -61,7 +88,15 @@ class ModelServer(App):
         reasoning: how reasoning in the history goes to URLs.
         request_timeout: seconds for a call; callers may ask for less by ``x-kubegym-deadline``.
         probe: whether ``/readyz`` waits until an upstream has told its models; without, calls alone find out.
+        queue: who waits for the upstreams, and how many; by default ``FairQueue``'s limits for each of them.
+        control: where the control port listens, and the file with its token; None: there is none.
+        silence_seconds: see ``Upstreams``.
+        resolver: see ``Upstreams``.
         rng: for pauses between tries.
+
+    Attributes:
+        holds: reasons not to be ready beside those that it finds out itself.
+        queue: see above.
 
     Raises:
         InvalidSpec: no upstream, one twice, or a URL, key or field that cannot be used.
@@ -79,19 +114,31 @@ class ModelServer(App):
         reasoning: ReasoningStyle = "fields",
         request_timeout: float = 3600.0,
         probe: bool = True,
+        queue: FairQueue | None = None,
+        control: ControlPort | None = None,
+        silence_seconds: float = SECONDS,
+        resolver: Resolver | None = None,
         rng: random.Random | None = None,
     ) -> None:
         options: dict[str, Any] = {"sampling": sampling, "token_ids": token_ids, "reasoning": reasoning}
-        clients = [
-            endpoint_client(one, model, api_key=api_key, **options) if isinstance(one, str) else one
-            for one in upstreams
-        ]
-        self._upstreams = Upstreams(clients, rng=rng)
+
+        def client_for(url: str) -> Client:
+            return endpoint_client(url, model, api_key=api_key, **options)
+
+        clients = [client_for(one) if isinstance(one, str) else one for one in upstreams]
+        self._upstreams = Upstreams(
+            clients, silence_seconds=silence_seconds, rng=rng, resolver=resolver, client_for=client_for
+        )
+        self.holds = Holds()
+        self.queue = queue or FairQueue(AT_WORK * len(clients))
+        self._control = control
+        self._open = OpenUsers()
+        self._stack = AsyncExitStack()
         self._readiness = Readiness(clients if probe else ())
-        beside = [one for one in upstreams if isinstance(one, str) and only_here(one)]
-        self._engine = EngineMetrics(beside[0]) if len(beside) == len(upstreams) == 1 else None
+        urls = [one for one in upstreams if isinstance(one, str)]
+        self._engines = EngineMetrics(urls) if urls else None
         self._request_timeout = request_timeout
-        self._counters = ModelServerMetrics(self._upstreams.states)
+        self._counters = ModelServerMetrics(self._upstreams.states, self.queue, lambda: self._upstreams.decisions)
         self._models = self._model_list()
         super().__init__(
             "KubeGym model server",
@@ -99,53 +146,84 @@ class ModelServer(App):
                 ("POST", "/v1/responses"): self._route("/v1/responses", self._responses),
                 ("POST", "/v1/chat/completions"): self._route("/v1/chat/completions", self._chat),
                 ("POST", "/v1/messages"): self._route("/v1/messages", self._messages, anthropic=True),
+                ("POST", "/v1/completions"): self._route("/v1/completions", self._completions),
                 ("GET", "/v1/models"): self._list_models,
+                **{("POST", path): self._route(path, self._forward) for path in POSTED},
+                **{("GET", path): self._route(path, self._forward, queued=False) for path in READ},
             },
-            start=self._readiness.start,
+            start=self._begin,
             stop=self.close,
             unready=self._why_unready,
             registry=self._counters.registry,
             document=document,
         )
 
+    async def _begin(self) -> None:
+        await self._readiness.start()
+        if self._control is not None:
+            app = Control(self.holds, self.queue, self._control.token_file, self._why_unready)
+            url = await self._stack.enter_async_context(
+                served_beside(app, self._control.host, self._control.port, grace_seconds=1.0)
+            )
+            if self._control.on_listening is not None:
+                self._control.on_listening(url)
+
     async def close(self) -> None:
         """Close the upstreams."""
+        await self._stack.aclose()
         await self._readiness.stop()
         await self._upstreams.close()
-        if self._engine is not None:
-            await self._engine.close()
+        if self._engines is not None:
+            await self._engines.close()
 
     async def _metrics(self, request: Request) -> Reply:
-        """Its own, and those of an engine that only it reaches."""
+        """Its own, and those of the engines behind it: of each replica, or with ``?engines=sum`` summed."""
         reply = await super()._metrics(request)
-        if self._engine is not None:
-            reply.body += await self._engine.read()
+        if self._engines is not None:
+            reply.body += await self._engines.read(summed=request.parameters().get("engines") == "sum")
         return reply
 
     def _why_unready(self) -> str | None:
+        if self.stopping:
+            return "shutting down"
+        if self.holds.reasons:
+            return self.holds.first
         if self._readiness.reason is not None:
             return self._readiness.reason
         return None if self._upstreams.any_usable else "no upstream answers"
 
-    def _route(self, path: str, work: _Work, *, anthropic: bool = False) -> Callable[[Request], Awaitable[Reply]]:
-        """A handler that counts, routes, answers errors, and stops when the client leaves."""
-        counters = self._counters
+    def _route(
+        self, path: str, work: _Work, *, anthropic: bool = False, queued: bool = True
+    ) -> Callable[[Request], Awaitable[Reply]]:
+        """A handler that lets in, counts, routes, answers errors, and stops when the client leaves."""
+        clock = time.monotonic
+        counters, queue = self._counters, self.queue
 
         async def handle(request: Request) -> Reply:
-            clock = asyncio.get_running_loop().time
             started = clock()
             counters.started()
-            outcome = "gone"
-            stream: Any = None
+            outcome, stream, waited, run = "gone", None, -1.0, ""
+
+            def ended(how: str) -> None:
+                seconds = clock() - started
+                counters.ended(path, how, seconds)
+                if waited >= 0:
+                    queue.leave(run, seconds - waited)
+
             try:
                 key, headers = self._key(request)
+                run = run_of(request)
                 assert request.receive is not None
                 async with WhileConnected(request.receive):
                     try:
+                        if queued:
+                            waited = await queue.enter(run)
+                            counters.waited(waited)
                         reply = await work(request, key)
                     except ModelError as error:
                         reply = failure_reply(error, anthropic=anthropic)
                 reply.headers += headers
+                reply.headers += self._words(request, waited)
                 outcome, stream = str(reply.status), reply.stream
                 return reply
             except Problem as problem:
@@ -153,11 +231,22 @@ class ModelServer(App):
                 raise
             finally:
                 if isinstance(stream, Relay):
-                    stream.on_end = lambda ending: counters.ended(path, ending, clock() - started)
+                    stream.on_end = ended
                 else:
-                    counters.ended(path, outcome, clock() - started)
+                    ended(outcome)
 
         return handle
+
+    def _words(self, request: Request, waited: float) -> list[tuple[bytes, bytes]]:
+        """What our own clients want to know beside the reply."""
+        words = []
+        if (told := request.headers.get(OPEN_HEADER)) is not None:
+            words.append((OPEN_HEADER, self._open.told(told, time.monotonic())))
+        if waited > 0:
+            words.append((QUEUED_HEADER, b"%.3f" % waited))
+        if self.stopping or self.holds.reasons:
+            words.append(DRAINING_LINE)
+        return words
 
     def _key(self, request: Request) -> tuple[str | None, list[tuple[bytes, bytes]]]:
         """Who calls, as far as choosing a replica goes, and the cookie by which to tell next time."""
@@ -188,8 +277,12 @@ class ModelServer(App):
         context = CallContext(key or "", Deadline(self._timeout(request)))
         reply = await self._upstreams.ask(key, lambda client: client.respond(params, context))
         if usage := reply.response["usage"]:
-            self._counters.used(usage["input_tokens"], usage["output_tokens"])
+            self._used(request)(usage["input_tokens"], usage["output_tokens"])
         return reply
+
+    def _used(self, request: Request) -> Callable[[int, int], None]:
+        """Counts the tokens of a reply to this request."""
+        return self._counters.using(run_of(request), request.headers.get(ROLE_HEADER, b"").decode("latin-1")[:64])
 
     async def _responses(self, request: Request, key: str | None) -> Reply:
         params = request.object()
@@ -230,8 +323,19 @@ class ModelServer(App):
         body = request.object()
         if not isinstance(body.get("messages"), list):
             raise Problem.invalid(["body", "messages"], "a list of messages is needed", "missing")
-        passing = pass_stream if body.get("stream") is True else pass_chat
-        return await passing(self._upstreams, key, request.body, body, self._timeout(request), self._counters.used)
+        return await self._generate(CHAT, request, key, body)
+
+    async def _completions(self, request: Request, key: str | None) -> Reply:
+        return await self._generate("v1/completions", request, key, request.object())
+
+    async def _generate(self, path: str, request: Request, key: str | None, body: dict[str, Any]) -> Reply:
+        pairs = request_pairs(request.pairs)
+        passed = Passed(path, request.body, body, pairs, self._timeout(request), self._used(request))
+        passing = pass_stream if body.get("stream") is True else pass_whole
+        return await passing(self._upstreams, key, passed)
+
+    async def _forward(self, request: Request, key: str | None) -> Reply:
+        return await forward(self._upstreams, key, request, self._timeout(request))
 
     def _model_list(self) -> bytes:
         created = int(time.time())
@@ -250,6 +354,14 @@ def _with_tokens(reply: ModelReply) -> ModelReply:
     if reply.tokens is not None:
         reply.response["output"][-1].update(reply.tokens.fields())
     return reply
+
+
+def run_of(request: Request) -> str:
+    """The run that asks: as it says, else as its rollout's id does; empty: nobody's."""
+    said = request.headers.get(RUN_HEADER)
+    if said is not None:
+        return said.decode("latin-1")[:64]
+    return run_of_rollout(request.rollout) if request.rollout is not None else ""
 
 
 def _told(reply: ModelReply) -> list[tuple[bytes, bytes]]:

@@ -98,6 +98,9 @@ class _Unasked:
 
     model = ""
 
+    def leave(self, rollout_id: str) -> None:
+        """Nothing is kept for a rollout."""
+
     async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
         raise NotImplementedError("the finaliser asks no model")
 

@@ -278,6 +278,9 @@ async def test_a_judge_that_queues_moves_the_limits(open_session: Any) -> None:
     """Waiting for a busy judge is nobody's time: neither the hook's nor the rollout's limit may count it."""
 
     class Busy(ScriptedModel):
+        def leave(self, rollout_id: str) -> None:
+            pass
+
         async def respond(self, request: Any, context: Any) -> Any:
             for _ in range(5):
                 context.deadline.excuse(100)

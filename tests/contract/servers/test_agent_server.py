@@ -241,6 +241,9 @@ class Waiting(ScriptedModel):
         self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
 
+    def leave(self, rollout_id: str) -> None:
+        pass
+
     async def respond(self, request: Any, context: Any) -> Any:
         self.asked.set()
         try:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from kubegym.model.client import EngineClient
 from kubegym.model.simulated import Answers, SimulatedConfig, SimulatedEngine, serve_simulated
@@ -250,11 +251,21 @@ class TestMetrics:
         assert "kubegym_model_server_requests_total" in said
         assert "vllm:" not in said
 
-    async def test_of_several_it_tells_nothing(self) -> None:
+    async def test_of_several_it_tells_each_and_the_sum(self) -> None:
         servers = [await serve_simulated(CONFIG), await serve_simulated(CONFIG)]
         async with calling([server.url for server in servers]) as caller:
+            for number in range(4):
+                await caller.post(f"/ng-rollout/r-{number}/v1/responses", {"input": "q"})
             said = (await caller.get("/metrics")).body.decode()
-        for server in servers:
-            await server.close()
-        assert "kubegym_model_upstream_up" in said
-        assert "vllm:" not in said
+            summed = (await caller.get("/metrics?engines=sum")).body.decode()
+            name, labels = "vllm:request_success_total", 'engine="0",model_name="policy",finished_reason="stop"'
+            for server in servers:
+                assert f'{name}{{replica="127.0.0.1:{server.port}",{labels}}} 2' in said
+            assert f"{name}{{{labels}}} 4" in summed
+            for text in (said, summed):
+                families = {family.name for family in text_string_to_metric_families(text)}
+                assert {"vllm:request_success", "vllm:kv_cache_usage_perc", "kubegym_model_upstream_up"} <= families
+                assert text.count("# TYPE vllm:request_success_total counter") == 1
+            await servers[0].close()
+            assert f'replica="127.0.0.1:{servers[0].port}"' not in (await caller.get("/metrics")).body.decode()
+        await servers[1].close()

@@ -326,6 +326,9 @@ async def test_the_deadline_fails_the_rollout_with_what_was_said() -> None:
 @pytest.mark.looptime
 async def test_waiting_for_a_busy_model_is_not_the_rollouts_time() -> None:
     class Busy(ScriptedModel):
+        def leave(self, rollout_id: str) -> None:
+            pass
+
         async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
             context.deadline.excuse(1000)
             await asyncio.sleep(1000)

@@ -443,6 +443,9 @@ async def test_a_cancelled_attempt_closes_its_session(connect: Open) -> None:
     asked = asyncio.Event()
 
     class Slow(ScriptedModel):
+        def leave(self, rollout_id: str) -> None:
+            pass
+
         async def respond(self, request: Any, context: Any) -> Any:
             asked.set()
             await asyncio.Event().wait()

@@ -40,8 +40,8 @@ class EngineMetrics:
         self._first_token.observe(first)
         self._end_to_end.observe(total)
 
-    def render(self, running: int, waiting: int, cache: float) -> bytes:
-        """The exposition text."""
+    def render(self, running: int, waiting: int, cache: float, under_way: tuple[float, float] = (0.0, 0.0)) -> bytes:
+        """The exposition text; ``under_way``: tokens read and made for answers that are not finished."""
         labels = self._labels
         lines: list[str] = []
 
@@ -52,8 +52,8 @@ class EngineMetrics:
         metric("num_requests_running", "gauge", ("", running))
         metric("num_requests_waiting", "gauge", ("", waiting))
         metric("kv_cache_usage_perc", "gauge", ("", cache))
-        metric("prompt_tokens_total", "counter", ("", self._prompt))
-        metric("generation_tokens_total", "counter", ("", self._generated))
+        metric("prompt_tokens_total", "counter", ("", self._prompt + under_way[0]))
+        metric("generation_tokens_total", "counter", ("", self._generated + under_way[1]))
         finished = [(f',finished_reason="{reason}"', count) for reason, count in self._finished.items()]
         metric("request_success_total", "counter", *finished)
         lines += self._first_token.render("time_to_first_token_seconds", labels)

@@ -28,6 +28,8 @@ from kubegym.model.simulated.stream import stream_events
 
 _JSON = b"application/json"
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>simulated proxy page</body></html>"
+FRONTED = (b"/v1/responses", b"/v1/messages", b"/v1/chat/completions")
+"""What a ``Front`` answers, with or without a rollout's prefix. The rest it would hand back to us."""
 _NOMINAL_SLOTS = 256
 """What the cache gauge takes for full where there is no limit: vLLM's default ``--max-num-seqs``."""
 
@@ -110,6 +112,12 @@ class SimulatedServer:
             b"%btransfer-encoding: chunked\r\n\r\n" % self._common
         )
 
+    def _under_way(self) -> tuple[float, float]:
+        """Tokens read and made for answers that are not finished, as an engine counts them: little by little."""
+        now = asyncio.get_running_loop().time()
+        parts = [connection.request.progress(now) for connection in self.connections if connection.request is not None]
+        return sum(read for read, _ in parts), sum(made for _, made in parts)
+
     def page(self, method: bytes, path: bytes) -> bytes:
         """The reply to anything but a chat request."""
         if path == b"/v1/chat/completions":
@@ -125,14 +133,14 @@ class SimulatedServer:
         if path == b"/metrics":
             running, waiting = self.slots.running, self.slots.waiting
             cache = min(1.0, running / (self.config.max_concurrency or _NOMINAL_SLOTS))
-            return self.reply(200, self.metrics.render(running, waiting, cache), CONTENT_TYPE)
+            return self.reply(200, self.metrics.render(running, waiting, cache, self._under_way()), CONTENT_TYPE)
         return self.reply(404, orjson.dumps(error_body(404, "Not Found", "NotFoundError")))
 
 
 class _Connection(asyncio.Protocol):
     """One connection; one request at a time (a client that does not wait for its answer is cut off)."""
 
-    __slots__ = ("_asking", "_body", "_keep", "_loop", "_parser", "_request", "_server", "_timer", "_transport", "_url")
+    __slots__ = ("_asking", "_body", "_keep", "_loop", "_parser", "_server", "_timer", "_transport", "_url", "request")
 
     def __init__(self, server: SimulatedServer, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
@@ -142,7 +150,7 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._body: list[bytes] = []
         self._keep = True
-        self._request: _Request | None = None
+        self.request: _Request | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._asking: asyncio.Task[None] | None = None
 
@@ -172,7 +180,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def on_message_begin(self) -> None:
-        if self._request is not None or self._asking is not None:
+        if self.request is not None or self._asking is not None:
             self.close()
         self._url = b""
         self._body = []
@@ -185,14 +193,14 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         assert self._parser is not None
-        if self._request is not None or self._asking is not None:
+        if self.request is not None or self._asking is not None:
             return  # Being cut off.
         self._keep = self._parser.should_keep_alive()
         method, path = self._parser.get_method(), self._url.partition(b"?")[0]
         server = self._server
         raw = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         if method != b"POST" or path != b"/v1/chat/completions":
-            if method == b"POST" and server.front is not None:
+            if method == b"POST" and server.front is not None and path.endswith(FRONTED):
                 self._asking = self._loop.create_task(self._ask(server.front, path, raw))
             else:
                 self._write(server.page(method, path))
@@ -204,9 +212,9 @@ class _Connection(asyncio.Protocol):
             problem = error_body(400, f"the body is not JSON: {error}", "BadRequestError")
             self._write(server.reply(400, orjson.dumps(problem)))
             return
-        request = self._request = _Request(self, body, self._loop.time())
+        request = self.request = _Request(self, body, self._loop.time())
         if not server.slots.enter(request.start):
-            self._request = None
+            self.request = None
             plan = overloaded()
             self._write(server.reply(plan.status, orjson.dumps(plan.reply), extra=b"retry-after: 1\r\n"))
 
@@ -217,6 +225,7 @@ class _Connection(asyncio.Protocol):
 
     def work(self, request: _Request) -> None:
         """The request's turn has come."""
+        request.began = self._loop.time()
         plan = request.plan = self._server.answerer.plan(request.body, int(time.time()))
         if plan.fault == "hang":
             return
@@ -281,7 +290,7 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        request, self._request = self._request, None
+        request, self.request = self.request, None
         if request is not None:
             self._server.slots.leave(request.start)
             self._server.done()
@@ -296,14 +305,25 @@ class _Connection(asyncio.Protocol):
 class _Request:
     """A chat request: what the slots start and the connection answers."""
 
-    __slots__ = ("_connection", "arrived", "body", "plan", "start")
+    __slots__ = ("_connection", "arrived", "began", "body", "plan", "start")
 
     def __init__(self, connection: _Connection, body: Any, arrived: float) -> None:
         self._connection = connection
         self.body = body
         self.arrived = arrived
+        self.began = arrived
         self.plan: Plan | None = None
         self.start = partial(connection.work, self)
+
+    def progress(self, now: float) -> tuple[float, float]:
+        """How many tokens of its prompt are read, and how many of its answer are made; none at a fault."""
+        plan = self.plan
+        if plan is None or plan.fault is not None or plan.status != 200:
+            return 0.0, 0.0
+        spent = now - self.began
+        read = min(1.0, spent / plan.first) if plan.first > 0 else 1.0
+        made = max(0.0, min(1.0, (spent - plan.first) / (plan.total - plan.first))) if plan.total > plan.first else 0.0
+        return plan.prompt_tokens * read, plan.tokens * made
 
 
 async def serve_simulated(config: SimulatedConfig, host: str = "127.0.0.1", port: int = 0) -> SimulatedServer:
