@@ -35,9 +35,8 @@ def build_resources(served: Served) -> list[dict[str, Any]]:
     """ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget and Deployment of a resources server."""
     rendering, environment, manifest_mount = served.rendering, served.environment, served.mount
     spec = environment.spec.resources
-    others = {
-        role: endpoint for role, endpoint in served.endpoints.items() if role != POLICY
-    }  # the policy is the agent's
+    # The policy is the agent's.
+    others = {role: endpoint for role, endpoint in served.endpoints.items() if role != POLICY}
     more_mounts, variables = outside(rendering, others)
     session = secret_mount("session", names.session_secret(environment.name), _SESSION_FOLDER, SESSION_KEY)
     container = Container(

@@ -70,6 +70,14 @@ def test_a_pod_template_that_the_server_refuses(desk: Desk) -> None:
     assert "Sometimes" in desk.until("GymEnvironment", "math", "Stalled", "True", "InvalidPodTemplate")
 
 
+def test_a_run_whose_pods_the_server_refuses_ends_at_its_deadline(desk: Desk) -> None:
+    bad = {"spec": {"tolerations": [{"operator": "Sometimes"}]}}
+    desk.apply(environment(), rollout_job(worker={"podTemplate": bad}, preRunningDeadlineSeconds=600))
+    assert "Sometimes" in desk.until("RolloutJob", "run", "Stalled", "True", "InvalidPodTemplate")
+    desk.operator.look(601)
+    assert "Sometimes" in desk.until("RolloutJob", "run", "Failed", "True", "PreRunningDeadlineExceeded")
+
+
 def test_a_model_of_several_nodes_needs_leader_worker_sets(desk: Desk) -> None:
     server = {**GPU_SERVER, "parallelism": {"tensor": 8, "nodes": 2}}
     desk.apply(environment(models={"policy": {"server": server}}))
