@@ -111,26 +111,29 @@ async def session_of(kubeconfig: Path) -> AsyncIterator[tuple[aiohttp.ClientSess
 
 
 class Sightings:
-    """When generations of objects, and statuses that have seen them, were first shown by a watch."""
+    """When generations of objects, and statuses that have seen them or later ones, were first shown by a watch."""
 
     def __init__(self) -> None:
-        self._changed: dict[tuple[str, int], float] = {}
-        self._observed: dict[tuple[str, int], float] = {}
+        self._changed: dict[str, dict[int, float]] = {}
+        self._observed: dict[str, dict[int, float]] = {}
 
     def note(self, obj: Object, now: float) -> None:
         """A watch shows an object."""
-        metadata = obj["metadata"]
-        key = f"{obj['kind']} {metadata['namespace']}/{metadata['name']}"
-        self._changed.setdefault((key, metadata["generation"]), now)
-        self._observed.setdefault((key, (obj.get("status") or {}).get("observedGeneration", 0)), now)
+        name, generation = _generation(obj)
+        self._changed.setdefault(name, {}).setdefault(generation, now)
+        self._observed.setdefault(name, {}).setdefault((obj.get("status") or {}).get("observedGeneration", 0), now)
 
     def seconds(self, obj: Object) -> float | None:
         """From the event of an object's generation to its status; None where there is none yet."""
-        metadata = obj["metadata"]
-        key = f"{obj['kind']} {metadata['namespace']}/{metadata['name']}", metadata["generation"]
-        if key not in self._observed or key not in self._changed:
-            return None
-        return max(0.0, self._observed[key] - self._changed[key])
+        name, generation = _generation(obj)
+        changed = self._changed.get(name, {}).get(generation)
+        observed = [at for seen, at in self._observed.get(name, {}).items() if seen >= generation]
+        return None if changed is None or not observed else max(0.0, min(observed) - changed)
+
+
+def _generation(obj: Object) -> tuple[str, int]:
+    metadata = obj["metadata"]
+    return f"{obj['kind']} {metadata['namespace']}/{metadata['name']}", metadata["generation"]
 
 
 async def paced(rate: float, count: int, one: Callable[[int], Awaitable[None]]) -> float:

@@ -1,4 +1,4 @@
-"""What single objects cost on a real API server: writes of an environment's and a job's life, and how soon pods are there.
+"""What single objects cost on a real API server: writes in an environment's and a job's life, and how soon pods are there.
 
 Fake nodes run the pods, and this program answers in their place. Environments come with a model server of their own or
 use a model elsewhere; each then gets a RolloutJob. The pods of a bare Job with the same template, created in turns with
@@ -23,7 +23,7 @@ import yaml
 
 from benchmarks.changes import Watcher, session_of
 from benchmarks.figures import ROOT, Figure, report, scratch
-from benchmarks.operator import each, say
+from benchmarks.operator import ROOMY, each, say
 from kubegym_operator.kube.client import KubeClient
 from kubegym_operator.kube.config import load
 from kubegym_operator.kube.protocol import Object
@@ -267,7 +267,7 @@ async def measure(plane: ControlPlane, count: int, many: int, address: str) -> l
 def main() -> None:
     """Start a control plane, measure, report."""
     count, many = int(sys.argv[1]), int(sys.argv[2])
-    with control_plane() as plane, pod_answers() as address:
+    with control_plane(environment=ROOMY) as plane, pod_answers() as address:
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             plane.api.create(yaml.safe_load(path.read_text()))
         nodes = 1 + (many + 6 * count) // PODS_OF_A_NODE

@@ -26,6 +26,9 @@ _TOLD: Final[dict[str, tuple[str, ...]]] = {
 }
 """Fields of the status, besides its conditions, that others decide by."""
 
+_PACE: Final = "suspend"
+"""The field of a RolloutJob's spec that others decide by; what else they look at never changes (CEL)."""
+
 
 class Routes:
     """Listens to a cache and makes due what a change concerns.
@@ -78,12 +81,13 @@ class Routes:
 def _words(obj: Object) -> str:
     """What others decide by, as one digest."""
     metadata, status = obj["metadata"], obj.get("status") or {}
+    is_job = obj["kind"] == ROLLOUT_JOB.kind
     conditions: list[dict[str, Any]] = status.get("conditions") or []
     return digest(
         canonical_json(
             [
                 metadata.get("uid"),
-                metadata.get("generation"),
+                (obj.get("spec") or {}).get(_PACE) if is_job else metadata.get("generation"),
                 metadata.get("deletionTimestamp"),
                 [[one.get("type"), one.get("status"), one.get("reason")] for one in conditions],
                 {name: status[name] for name in _TOLD[obj["kind"]] if name in status},
