@@ -1,4 +1,4 @@
-"""What single objects cost on a real API server: writes in an environment's and a job's life, and how soon pods are there.
+"""What single objects cost on a real API server: writes in the lives of environments and jobs, and how soon pods come.
 
 Fake nodes run the pods, and this program answers in their place. Environments come with a model server of their own or
 use a model elsewhere; each then gets a RolloutJob. The pods of a bare Job with the same template, created in turns with
@@ -38,6 +38,7 @@ from testbed.pod_answers import PROGRESS, pod_answers
 
 PODS_OF_A_NODE = 500
 RUNNING_SECONDS = 90.0
+SETTLING_SECONDS = 45.0
 TEAM = "lives"
 CHILDREN = (
     ("apps/v1", "Deployment"),
@@ -59,13 +60,17 @@ class Lives:
         self.api = api
         self.address = address
         self.pods = Pods(plane.api)
-        self.seen: dict[str, list[float]] = {}
+        self.seen: dict[str, asyncio.Future[float]] = {}
 
     def note(self, pod: Object, now: float) -> None:
         """A watch shows a pod of a Job."""
-        job = pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-name")
-        if job and "resourceVersion" in pod["metadata"] and not pod["spec"].get("nodeName"):
-            self.seen.setdefault(job, []).append(now)
+        job = (pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name")
+        if job and not (first := self.created(job)).done():
+            first.set_result(now)
+
+    def created(self, job: str) -> asyncio.Future[float]:
+        """When the watch showed a Job's first pod, on the loop's clock."""
+        return self.seen.setdefault(job, asyncio.get_running_loop().create_future())
 
     def template(self) -> Object:
         return {"podTemplate": {"metadata": {"annotations": {POD_IP: self.address}}}}
@@ -108,12 +113,6 @@ class Lives:
     async def all(self, kind: tuple[str, str], type: str) -> bool:
         """Whether a condition holds of all objects of a kind."""
         return all(holds(obj, type) for obj in await self.api.list(kind, TEAM))
-
-    async def pods_created(self, job: str, count: int = 1) -> float:
-        """When the watch showed a Job's pods, on the loop's clock."""
-        while len(self.seen.get(job, ())) < count:
-            await asyncio.sleep(0.005)
-        return self.seen[job][count - 1]
 
 
 def placed(obj: Object) -> Object:
@@ -163,12 +162,12 @@ async def jobs(lives: Lives, count: int) -> list[Figure]:
         name = f"run-{number}"
         began = loop.time()
         await lives.api.create(lives.job(name, number))
-        ours.append(await lives.pods_created(name) - began)
+        ours.append(await lives.created(name) - began)
         like = await lives.api.get(("batch/v1", "Job"), TEAM, name)
         assert like is not None
         began = loop.time()
         await lives.api.create(bare_job(f"bare-{number}", like))
-        bare.append(await lives.pods_created(f"bare-{number}") - began)
+        bare.append(await lives.created(f"bare-{number}") - began)
     names = [f"run-{number}" for number in range(count)]
     await finish(lives, names)
     wrote = await lives.writes() - before
@@ -219,7 +218,7 @@ async def running(lives: Lives, count: int) -> list[Figure]:
     moving = asyncio.create_task(move())
     await lives.until("all collect", collecting)
     say(f"{count} jobs collect")
-    await asyncio.sleep(45)
+    await asyncio.sleep(SETTLING_SECONDS)
     before = await lives.writes()
     await asyncio.sleep(RUNNING_SECONDS)
     wrote = await lives.writes() - before
@@ -247,7 +246,9 @@ async def measure(plane: ControlPlane, count: int, many: int, address: str) -> l
     operator = OperatorProcess(plane.kubeconfig, scratch(), **lease)
     async with AsyncExitStack() as stack:
         stack.callback(operator.kill)
-        api = await stack.enter_async_context(KubeClient(await load(plane.kubeconfig), manager="benchmark"))
+        api = await stack.enter_async_context(
+            KubeClient(await load(plane.kubeconfig), manager="benchmark", agent="benchmark")
+        )
         session, server = await stack.enter_async_context(session_of(plane.kubeconfig))
         await api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM}})
         await asyncio.to_thread(operator.start)

@@ -41,7 +41,7 @@ CHANGING_SECONDS = 30.0
 FOREIGN_SECONDS = 20.0
 FOREIGN_EVENTS_PER_SECOND = 200
 QUIET_SECONDS = 35.0  # words about waiting are written every 30 s at most, and may be due
-AT_ONCE = 32
+AT_ONCE = 16
 MEBI = 2**20 / 1e6
 ROOMY = {"GOGC": "400"}  # the API server shares the cores: it may use memory instead of collecting garbage
 PLURALS = {GYM_ENVIRONMENT: "gymenvironments", ROLLOUT_JOB: "rolloutjobs"}
@@ -251,32 +251,34 @@ class Foreign(NamedTuple):
     rate: float
 
 
-async def measure(plane: ControlPlane, objects: int, foreign: int, rate: float) -> list[Figure]:
-    """All figures, one after the other."""
+async def measure(plane: ControlPlane, objects: int, foreign: int, rate: float) -> None:
+    """Report all figures, one group after the other."""
     folder = scratch()
-    lease = {"lease_duration_seconds": 120, "lease_renew_seconds": 90}  # a loaded machine is no loss of it
-    first = OperatorProcess(plane.kubeconfig, folder, resync_seconds=40, writes_per_second=400, **lease)
+    lease = {"lease_duration_seconds": 300, "lease_renew_seconds": 240}  # a loaded machine is no loss of it
+    first = OperatorProcess(plane.kubeconfig, folder, resync_seconds=40, **lease)
     second = OperatorProcess(plane.kubeconfig, folder, **lease)
-    async with KubeClient(await load(plane.kubeconfig), manager="benchmark") as api:
+    async with KubeClient(await load(plane.kubeconfig), manager="benchmark", agent="benchmark") as api:
         bench = Bench(api, first)
         with ExitStack() as stack:
             stack.callback(first.kill)
             stack.callback(second.kill)
             await asyncio.to_thread(first.start)
             await asyncio.to_thread(first.await_leading)
-            figures = await populated(bench, objects)
+            report(await populated(bench, objects))
             children = await bench.fill(objects)
             size = f"{objects:,} objects, {children:,} children"
-            figures += await steady(bench, size)
-            figures += await restarted(bench, second, objects, size)
-            figures += await changed(bench, plane.kubeconfig, rate, objects)
+            report(await steady(bench, size))
+            report(await restarted(bench, second, objects, size))
+            report(await changed(bench, plane.kubeconfig, rate, objects))
             found = await bench.foreign(foreign)
     say("done")
-    return [
-        *figures,
-        Figure(f"{foreign:,} foreign pods, {found.rate:.0f} events/s: events handled", found.handled, "events", 0.0),
-        Figure(f"{foreign:,} foreign pods: RSS growth", found.growth / MEBI, "MiB", 1.0),
-    ]
+    what = f"{foreign:,} foreign pods"
+    report(
+        [
+            Figure(f"{what}, {found.rate:.0f} events/s: events handled", found.handled, "events", 0.0),
+            Figure(f"{what}: RSS growth", found.growth / MEBI, "MiB", 1.0),
+        ]
+    )
 
 
 async def populated(bench: Bench, objects: int) -> list[Figure]:
@@ -346,8 +348,7 @@ def main() -> None:
     with control_plane(environment=ROOMY) as plane:
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             plane.api.create(yaml.safe_load(path.read_text()))
-        figures = asyncio.run(measure(plane, objects, foreign, rate))
-    report(figures)
+        asyncio.run(measure(plane, objects, foreign, rate))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def test_many_at_once_come_one_after_the_other() -> None:
 
 def test_all_of_thousands_have_their_turns_and_no_more_than_the_rate_allows() -> None:
     pace, count, seconds = Pace(rate=20.0), 2000, 400
-    due = {number: 0.0 for number in range(count)}
+    due = dict.fromkeys(range(count), 0.0)
     turns: dict[int, list[float]] = {number: [] for number in range(count)}
     for step in range(10 * seconds):
         now = step / 10

@@ -96,6 +96,12 @@ def test_progress_wakes_nobody(bench: Bench) -> None:
     assert bench.put(MODEL_SERVER, "qwen", spec={}, status={"lastRequestTime": "now"}) == {MS}
 
 
+def test_a_job_s_size_concerns_the_job_alone_and_its_suspension_what_it_uses(bench: Bench) -> None:
+    assert bench.put(ROLLOUT_JOB, "run", metadata={"generation": 2}, spec={**JOB_SPEC, "parallelism": 9}) == {RJ}
+    suspended = {**JOB_SPEC, "parallelism": 9, "suspend": True}
+    assert bench.put(ROLLOUT_JOB, "run", metadata={"generation": 3}, spec=suspended) == {RJ, ENV, MS}
+
+
 def test_a_job_that_finishes_or_goes_frees_what_it_used(bench: Bench) -> None:
     done = {"conditions": [{"type": "Complete", "status": "True", "reason": "Finished"}]}
     assert bench.put(ROLLOUT_JOB, "run", spec=JOB_SPEC, status=done) == {RJ, ENV, MS}
