@@ -34,6 +34,7 @@ BENCHMARKS = {
     "autoscaling": (("autoscaling",), ("autoscaling",)),
     "hop": (("hop", "20000"), ("hop", "3000")),
     "routing": (("routing", "30"), ("routing", "5")),
+    "lives": (("lives", "20", "800"), ("lives", "3", "20")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }

@@ -5,7 +5,8 @@ are RolloutJobs. Fake pods with an owner's labels fill up to twelve and a half c
 without our label stand for everybody else's.
 
 Figures: writes in a steady state; from a restart until every object has been looked at; resident memory; from a change
-of a spec to the status that has seen it, at a rate; what foreign pods cost.
+of a spec to the status that has seen it, at a rate; what foreign pods cost. The control plane, this program and the
+operator share the machine's cores, so that times grow with its load: the operator's own CPU time is told beside them.
 
 usage: python -m benchmarks.operator OBJECTS FOREIGN CHANGES_PER_SECOND
 """
@@ -13,14 +14,17 @@ usage: python -m benchmarks.operator OBJECTS FOREIGN CHANGES_PER_SECOND
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
+from benchmarks.changes import Change, Latencies, change, paced
 from benchmarks.figures import ROOT, Figure, cpu_of, report, rss, scratch
 from kubegym_operator.kube.client import KubeClient
 from kubegym_operator.kube.config import load
@@ -36,13 +40,17 @@ STEADY_SECONDS = 60.0
 CHANGING_SECONDS = 30.0
 FOREIGN_SECONDS = 20.0
 FOREIGN_EVENTS_PER_SECOND = 200
-AT_ONCE = 32
+QUIET_SECONDS = 35.0  # words about waiting are written every 30 s at most, and may be due
+AT_ONCE = 16
+MEBI = 2**20 / 1e6
+ROOMY = {"GOGC": "400"}  # the API server shares the cores: it may use memory instead of collecting garbage
+PLURALS = {GYM_ENVIRONMENT: "gymenvironments", ROLLOUT_JOB: "rolloutjobs"}
 POD = ("v1", "Pod")
 WRITES = ("create", "apply", "apply_status", "patch", "scale", "delete")
 
 
 def say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)
+    print(f"{time.strftime('%H:%M:%S')} load {os.getloadavg()[0]:.1f}: {words}", file=sys.stderr, flush=True)
 
 
 def environment(number: int) -> Object:
@@ -115,12 +123,27 @@ class Bench:
         """Writes of the operator in its present life, without its lease."""
         return sum([await self.metric("kubegym_api_requests_total", verb=verb) for verb in WRITES])
 
-    async def quiet(self) -> None:
-        """Wait until nothing is due and nothing has been written for a while."""
+    async def quiet(self, seconds: float = QUIET_SECONDS) -> None:
+        """Wait until nothing is due and nothing has been written for so long."""
         while True:
             before = await self.writes()
-            await asyncio.sleep(5)
-            if await self.writes() == before and (await self.health())["queueDepth"] == 0:
+            await asyncio.sleep(seconds)
+            if await self.writes() == before and await self.idle():
+                return
+
+    async def idle(self) -> bool:
+        """Whether everything is known and nothing is due or in work. This asks for no figures of objects."""
+        said = await self.health()
+        return bool(said["leading"] and said["lastResyncAge"] is not None and not said["queueDepth"]) and (
+            said["oldestKeyAge"] == 0.0
+        )
+
+    async def rest(self) -> None:
+        """Wait until the operator uses hardly any CPU: its watches have listed everything, too."""
+        while True:
+            before = cpu_of(self.operator.pid)
+            await asyncio.sleep(3)
+            if cpu_of(self.operator.pid) - before < 0.15:
                 return
 
     async def health(self) -> dict[str, Any]:
@@ -170,116 +193,162 @@ class Bench:
         await asyncio.sleep(STEADY_SECONDS)
         return (await self.writes() - before) / STEADY_SECONDS
 
-    async def restart(self, objects: int) -> float:
-        """Seconds from a start until every object of ours has been looked at once, and nothing is due."""
+    async def restart(self, operator: OperatorProcess, objects: int) -> tuple[float, float]:
+        """Let another life follow: seconds, and seconds of CPU, from its start until every object was looked at.
+
+        The keys of all objects are due when the cluster has been read, so that all were looked at when none is due.
+        """
         await asyncio.to_thread(self.operator.terminate)  # which lets the lease go
         began = time.monotonic()
-        await asyncio.to_thread(self.operator.start)
+        self.operator = operator
+        await asyncio.to_thread(operator.start)
         while True:
             await asyncio.sleep(0.25)
-            looked = await self.metric("kubegym_reconcile_total", result="ok")
-            if looked >= objects and (await self.health())["queueDepth"] == 0:
-                return time.monotonic() - began
+            if await self.idle() and await self.metric("kubegym_reconcile_total", result="ok") >= objects:
+                return time.monotonic() - began, cpu_of(operator.pid)
 
-    async def latencies(self, rate: float, objects: int) -> list[float]:
-        """From a change of an environment's spec to ``observedGeneration``, at so many changes a second."""
-        took: list[float] = []
+    async def latencies(self, kubeconfig: Path, rate: float, objects: int) -> Latencies:
+        """From changes of specs, of environments and jobs in turns, to their statuses, at so many a second."""
+        half = objects // 2
 
-        async def change(number: int) -> None:
-            name, namespace = f"env-{number % (objects // 2)}", f"team-{number % (objects // 2) % NAMESPACES}"
-            patch = {"spec": {"idlePolicy": {"scaleToZeroAfterSeconds": 1000 + number}}}  # concerns no child
-            try:
-                changed = await self.api.patch(GYM_ENVIRONMENT, namespace, name, patch)
-            except KubeError as error:
-                say(f"a change that the server did not take: {error}")
-                return
-            began, generation = time.monotonic(), changed["metadata"]["generation"]
-            while True:
-                found = await self.api.get(GYM_ENVIRONMENT, namespace, name)
-                if found is not None and (found.get("status") or {}).get("observedGeneration", 0) >= generation:
-                    took.append(time.monotonic() - began)
-                    return
-                await asyncio.sleep(0.1)
+        def make(number: int) -> Change:
+            index = number // 2
+            where = f"team-{index % half % NAMESPACES}"
+            if number % 2:
+                spec = {"parallelism": 2 + index // half}
+                return Change(ROLLOUT_JOB, where, f"job-{index % half}", {"spec": spec})
+            spec = {"idlePolicy": {"scaleToZeroAfterSeconds": 1000 + index}}  # type: ignore[dict-item]
+            return Change(GYM_ENVIRONMENT, where, f"env-{index % half}", {"spec": spec})  # concerns no child
 
-        tasks = []
-        for number in range(round(rate * CHANGING_SECONDS)):
-            tasks.append(asyncio.create_task(change(number)))
-            await asyncio.sleep(1 / rate)
-        await asyncio.gather(*tasks)
-        return sorted(took)
+        return await change(self.api, kubeconfig, PLURALS, rate, round(rate * CHANGING_SECONDS), make)
 
-    async def foreign(self, count: int) -> tuple[float, float]:
-        """Foreign pods, and changes of them: events that the operator handled, and growth of its memory in MB."""
+    async def foreign(self, count: int) -> Foreign:
+        """Foreign pods, and changes of them at a pace."""
+        await self.rest()
         memory, handled = rss(self.operator.pid), await self.metric("kubegym_watch_events_total", kind="Pod")
         pods = [pod(number, f"foreign-{number % NAMESPACES}", {"app": "theirs"}) for number in range(count)]
         spaces = [f"foreign-{number}" for number in range(NAMESPACES)]
         made = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in spaces]
         await each(lambda obj=obj: self.api.create(obj) for obj in made)  # type: ignore[misc]
         await each(lambda obj=obj: self.api.create(obj) for obj in pods)  # type: ignore[misc]
-        changes = [
-            lambda number=number: self.api.patch(  # type: ignore[misc]
-                POD,
-                f"foreign-{number % count % NAMESPACES}",
-                f"pod-{number % count}",
-                {"metadata": {"annotations": {"at": str(number)}}},
-            )
-            for number in range(round(FOREIGN_EVENTS_PER_SECOND * FOREIGN_SECONDS))
-        ]
-        await each(changes)
+        say(f"created {count} foreign pods")
+
+        async def touch(number: int) -> None:
+            index = number % count
+            patch = {"metadata": {"annotations": {"at": str(number)}}}
+            await self.api.patch(POD, f"foreign-{index % NAMESPACES}", f"pod-{index}", patch)
+
+        rate = await paced(FOREIGN_EVENTS_PER_SECOND, round(FOREIGN_EVENTS_PER_SECOND * FOREIGN_SECONDS), touch)
         after = await self.metric("kubegym_watch_events_total", kind="Pod")
-        return after - handled, rss(self.operator.pid) - memory
+        return Foreign(after - handled, rss(self.operator.pid) - memory, rate)
 
 
-async def measure(plane: ControlPlane, objects: int, foreign: int, rate: float) -> list[Figure]:
-    """All figures, one after the other."""
+class Foreign(NamedTuple):
+    """What foreign pods cost: events that the operator handled, growth of its memory in MB; and their pace."""
+
+    handled: float
+    growth: float
+    rate: float
+
+
+async def measure(plane: ControlPlane, objects: int, foreign: int, rate: float) -> None:
+    """Report all figures, one group after the other."""
     folder = scratch()
-    async with KubeClient(await load(plane.kubeconfig), manager="benchmark") as api:
-        lease = {"lease_duration_seconds": 120, "lease_renew_seconds": 90}  # a loaded machine is no loss of it
-        operator = OperatorProcess(plane.kubeconfig, folder, resync_seconds=40, **lease)
-        bench = Bench(api, operator)
+    lease = {"lease_duration_seconds": 300, "lease_renew_seconds": 240}  # a loaded machine is no loss of it
+    first = OperatorProcess(plane.kubeconfig, folder, resync_seconds=40, **lease)
+    second = OperatorProcess(plane.kubeconfig, folder, **lease)
+    async with KubeClient(await load(plane.kubeconfig), manager="benchmark", agent="benchmark") as api:
+        bench = Bench(api, first)
         with ExitStack() as stack:
-            stack.callback(operator.kill)
-            await asyncio.to_thread(operator.start)
-            await asyncio.to_thread(operator.await_leading)
-            began, before = time.monotonic(), await bench.writes()
-            await bench.populate(objects)
-            wrote, took = await bench.writes() - before, time.monotonic() - began
+            stack.callback(first.kill)
+            stack.callback(second.kill)
+            await asyncio.to_thread(first.start)
+            await asyncio.to_thread(first.await_leading)
+            report(await populated(bench, objects))
             children = await bench.fill(objects)
-            await bench.quiet()
-            grown = rss(operator.pid)
-            idle = cpu_of(operator.pid)
-            steady = await bench.steady()
-            idle = cpu_of(operator.pid) - idle
-            restart = await bench.restart(objects)
-            await bench.quiet()
-            fresh = rss(operator.pid)
-            times = await bench.latencies(rate, objects)
-            await bench.quiet()
-            handled, growth = await bench.foreign(foreign)
-    size = f"{objects:,} objects, {children:,} children"
-    mebi = 1.048576
+            size = f"{objects:,} objects, {children:,} children"
+            report(await steady(bench, size))
+            report(await restarted(bench, second, objects, size))
+            report(await changed(bench, plane.kubeconfig, rate, objects))
+            found = await bench.foreign(foreign)
+    say("done")
+    what = f"{foreign:,} foreign pods"
+    report(
+        [
+            Figure(f"{what}, {found.rate:.0f} events/s: events handled", found.handled, "events", 0.0),
+            Figure(f"{what}: RSS growth", found.growth / MEBI, "MiB", 1.0),
+        ]
+    )
+
+
+async def populated(bench: Bench, objects: int) -> list[Figure]:
+    """Until everything is there and suspended."""
+    began, before, used = time.monotonic(), await bench.writes(), cpu_of(bench.operator.pid)
+    await bench.populate(objects)
+    wrote, took = await bench.writes() - before, time.monotonic() - began
+    used = cpu_of(bench.operator.pid) - used
     return [
         Figure(f"writes per object until suspended ({wrote:,.0f} in {took:.0f} s)", wrote / objects, "writes"),
-        Figure(f"steady state, {size}: API writes", steady, "writes/s", 0.0),
-        Figure("steady state with one resync a minute: CPU", 100 * idle / STEADY_SECONDS, "% of a core"),
-        Figure(f"restart until all are consistent, {size}", restart, "s", 30.0),
-        Figure(f"RSS in its first life, {size}", grown / mebi, "MiB", 400.0),
-        Figure(f"RSS after a restart, {size}", fresh / mebi, "MiB", 400.0),
-        Figure(f"{rate:g} changes/s: event to status, p50", times[len(times) // 2], "s"),
-        Figure(f"{rate:g} changes/s: event to status, p99", times[int(len(times) * 0.99)], "s", 2.0),
-        Figure(f"{foreign:,} foreign pods: their events handled", handled, "events", 0.0),
-        Figure(f"{foreign:,} foreign pods: RSS growth", growth / mebi, "MiB"),
+        Figure("the operator's CPU for each of them", 1000 * used / wrote, "ms"),
+    ]
+
+
+async def steady(bench: Bench, size: str) -> list[Figure]:
+    """While nothing changes."""
+    await bench.quiet()
+    say("a steady state")
+    grown, used = rss(bench.operator.pid), cpu_of(bench.operator.pid)
+    writes = await bench.steady()
+    used = cpu_of(bench.operator.pid) - used
+    return [
+        Figure(f"steady state, {size}: API writes", writes, "writes/s", 0.0),
+        Figure("steady state with a resync every 40 s: CPU", 100 * used / STEADY_SECONDS, "% of a core"),
+        Figure(f"RSS in its first life, {size}", grown / MEBI, "MiB", 400.0),
+    ]
+
+
+async def restarted(bench: Bench, second: OperatorProcess, objects: int, size: str) -> list[Figure]:
+    """In another life."""
+    took, used = await bench.restart(second, objects)
+    say("started again")
+    before = await bench.writes()
+    await bench.rest()
+    rested = cpu_of(second.pid)
+    return [
+        Figure(f"restart until all are consistent, {size}", took, "s", 30.0),
+        Figure("restart until all are consistent: the operator's CPU", used, "s"),
+        Figure("restart until its watches have listed everything: the operator's CPU", rested, "s"),
+        Figure("restart: API writes", before, "writes", 0.0),
+        Figure(f"RSS after a restart, {size}", rss(second.pid) / MEBI, "MiB", 400.0),
+    ]
+
+
+async def changed(bench: Bench, kubeconfig: Path, rate: float, objects: int) -> list[Figure]:
+    """While users change things."""
+    used = cpu_of(bench.operator.pid)
+    before = await bench.writes()
+    found = await bench.latencies(kubeconfig, rate, objects)
+    say("changed")
+    count = len(found.seconds)
+    what = f"{found.rate:.3g} changes/s"
+    return [
+        Figure(f"{what}: event to status, p50", found.percentile(0.5), "s"),
+        Figure(f"{what}: event to status, p99", found.percentile(0.99), "s", 2.0),
+        Figure(f"{what}: event to status, longest", found.seconds[-1], "s"),
+        Figure(f"{what}: refused by the API server", found.refused, "changes"),
+        Figure(f"{what}: API writes for each", (await bench.writes() - before) / count, "writes"),
+        Figure(f"{what}: the operator's CPU for each", 1000 * (cpu_of(bench.operator.pid) - used) / count, "ms"),
+        Figure(f"{what}: RSS after them", rss(bench.operator.pid) / MEBI, "MiB", 400.0),
     ]
 
 
 def main() -> None:
     """Start a control plane, measure, report."""
     objects, foreign, rate = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    with control_plane() as plane:
+    with control_plane(environment=ROOMY) as plane:
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             plane.api.create(yaml.safe_load(path.read_text()))
-        figures = asyncio.run(measure(plane, objects, foreign, rate))
-    report(figures)
+        asyncio.run(measure(plane, objects, foreign, rate))
 
 
 if __name__ == "__main__":

@@ -270,10 +270,11 @@ def _instance(settings: OperatorSettings) -> str:
 
 def _lease(settings: OperatorSettings, lost: Lost) -> Lease:
     renew = settings.lease_renew_seconds
+    times = LeaseTimes(settings.lease_retry_seconds, 0.8 * renew, renew, settings.lease_duration_seconds)
 
     @asynccontextmanager
     async def connect() -> AsyncIterator[KubeApi]:
-        async with KubeClient(await config.load(settings.kubeconfig), timeout=min(5.0, renew / 2)) as api:
+        async with KubeClient(await config.load(settings.kubeconfig), timeout=times.attempt) as api:
             yield api
 
     return Lease(
@@ -282,7 +283,7 @@ def _lease(settings: OperatorSettings, lost: Lost) -> Lease:
         settings.lease_name,
         f"{_instance(settings)}_{uuid.uuid4().hex[:8]}",
         lost,
-        LeaseTimes(settings.lease_retry_seconds, 0.8 * renew, renew, settings.lease_duration_seconds),
+        times,
     )
 
 

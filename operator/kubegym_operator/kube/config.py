@@ -30,6 +30,8 @@ async def load(kubeconfig: Path | None = None, context: str | None = None) -> Co
     configuration = Configuration()
     configuration.retries = False  # the queue retries, with everything else that failed
     configuration.connection_pool_maxsize = 32
+    # As kopf's watches: no proxy but the kubeconfig's. Looking for a netrc file costs each request a thread.
+    configuration.client_session_kwargs = {"trust_env": False}
     try:
         if kubeconfig is None and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(configuration)

@@ -29,7 +29,7 @@ log = logging.getLogger("kubegym.operator")
 
 LEASE: Final = Kind("coordination.k8s.io/v1", "Lease")
 
-_ATTEMPT_SECONDS = 5.0
+_ATTEMPT_SECONDS: Final = 5.0
 """How long one attempt may take: on a connection that has died the next one is better."""
 
 Connect = Callable[[], AbstractAsyncContextManager[KubeApi]]
@@ -44,6 +44,11 @@ class LeaseTimes:
     write: float = 8.0
     renew: float = 10.0
     duration: float = 15.0
+
+    @property
+    def attempt(self) -> float:
+        """How long one attempt may take: at least two must fit, and who grants more time waits for a slow server."""
+        return min(max(_ATTEMPT_SECONDS, self.renew / 4), self.renew / 2)
 
 
 class Election:
@@ -213,7 +218,7 @@ class Lease:
     async def _renew(self, election: Election) -> bool:
         """One attempt; False when the lease is lost."""
         before, asked, other = self._renewed, None, False
-        limit = min(_ATTEMPT_SECONDS, self._times.renew / 2)
+        limit = self._times.attempt
         if before is not None:
             limit = max(0.1, min(limit, before + self._times.renew - time.monotonic()))
         try:

@@ -85,10 +85,11 @@ def loads_of_server(
         for job in jobs
         if wants_environments(job) and key in servers_of_job(job, _of_namespace(environments, namespace_of(job)))
     ]
-    return tuple(sorted(map(_load, wanting), key=lambda load: load.job))
+    return tuple(sorted(map(load_of, wanting), key=lambda load: load.job))
 
 
-def _load(job: Object) -> Load:
+def load_of(job: Object) -> Load:
+    """What a RolloutJob, as stored, asks of the servers that it uses."""
     spec, told = spec_of(job), status_of(job).get("rollouts") or {}
     slots = int(spec.get("parallelism", 1)) * int(spec.get("concurrency", 32))
     expected = told.get("expected")

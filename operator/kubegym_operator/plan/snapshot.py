@@ -187,6 +187,7 @@ class RolloutJobSnapshot:
         permitted: the ModelServers of other namespaces whose ``consumers`` include this namespace.
         progress: fresh from a worker; None when none was asked or none answered.
         progress_due: whether what nobody decides by may be written now: figures, and words about waiting (every 30 s).
+        progress_after: seconds until it may be written again.
         refusal: what the Job controller said when it could not create pods.
         cluster: what is installed.
         now: wall-clock seconds.
@@ -201,6 +202,7 @@ class RolloutJobSnapshot:
     permitted: frozenset[ServerKey] = frozenset()
     progress: Progress | None = None
     progress_due: bool = True
+    progress_after: float = 30.0
     refusal: str | None = None
     cluster: Cluster = Cluster()
     now: float = 0.0

@@ -56,8 +56,8 @@ from kubegym_operator.plan.status import kstatus, next_status, stalled_status
 from kubegym_operator.plan.times import rfc3339, seconds
 from kubegym_operator.plan.workload import Serving
 
-PROGRESS_EVERY: Final = 30.0
-"""Seconds between two looks at a run's progress (rule 9)."""
+ASK_AGAIN: Final = 30.0
+"""Seconds until what is waited for is looked at again, if no event comes."""
 
 NO_PROGRESS_AFTER: Final = 600.0
 """Seconds beyond the longest rollout in which no rollout became durable: something hangs."""
@@ -114,7 +114,7 @@ def _plan_unfinished(snapshot: RolloutJobSnapshot, context: BuildContext) -> Pla
     held = status is not None and not snapshot.progress_due and not _news(snapshot, status)
     if held:
         status, events = None, ()
-    waits = [_requeue(snapshot, facts, run, decision), PROGRESS_EVERY if held else None]
+    waits = [_requeue(snapshot, facts, run, decision), snapshot.progress_after if held else None]
     return Plan(
         applies=writes.applies,
         creates=writes.creates,
@@ -419,9 +419,9 @@ def _requeue(snapshot: RolloutJobSnapshot, facts: Facts, run: Run, decision: Dec
         unsettled_until(snapshot.pods, snapshot.now),
     ]
     if decision.step is Step.RUN:
-        waits.append(PROGRESS_EVERY)
+        waits.append(snapshot.progress_after)
         if not run.serving.serves:
             waits.append(max(0.0, pause_in(snapshot, run)))
     if decision.trouble is not None and decision.trouble.waits:
-        waits.append(PROGRESS_EVERY)
+        waits.append(ASK_AGAIN)
     return min((wait for wait in waits if wait is not None), default=None)

@@ -144,7 +144,9 @@ class Cache:
             self._forget(key, known)
         small = trimmed(obj, self._revision)
         indexed = tuple((name, value) for name, index in self._indices.items() for value in _values(index, small))
-        self._entries[key] = _Entry(version, uid, orjson.dumps(small), indexed)
+        # orjson leaves its bytes in the buffer that it grew, four times as large: a copy has its own size.
+        data = memoryview(orjson.dumps(small)).tobytes()
+        self._entries[key] = _Entry(version, uid, data, indexed)
         self._places[key.kind][key.namespace].add(key)
         for place in indexed:
             self._found[place].add(key)

@@ -12,7 +12,13 @@ from kubegym_operator.api import GymEnvironment, ModelServer, RolloutJob
 from kubegym_operator.build.labels import OWNER_NAME, content_digest
 from kubegym_operator.kube.errors import Forbidden, KubeError
 from kubegym_operator.kube.protocol import Kind, KubeApi, Object
-from kubegym_operator.plan.demand import jobs_of_environment, loads_of_server, servers_of_environment, servers_of_job
+from kubegym_operator.plan.demand import (
+    finished,
+    jobs_of_environment,
+    loads_of_server,
+    servers_of_environment,
+    servers_of_job,
+)
 from kubegym_operator.plan.environment import environment_questions
 from kubegym_operator.plan.modelserver import model_server_questions
 from kubegym_operator.plan.objects import JOB, LEADER_WORKER_SET, POD, of_kind, spec_of, status_of, typed
@@ -31,11 +37,9 @@ from kubegym_operator.plan.times import seconds
 from kubegym_operator.reconcile import references
 from kubegym_operator.reconcile.cache import Cache
 from kubegym_operator.reconcile.keys import Key
+from kubegym_operator.reconcile.pace import Pace
 from kubegym_operator.reconcile.probe import Prober, ProgressReader
 from kubegym_operator.reconcile.watched import CHILDREN, MODEL_SERVER
-
-PROGRESS_EVERY: Final = 29.0
-"""Seconds between two looks at a run; a little less than it is looked at, so that none is left out."""
 
 REFUSED_AFTER: Final = 10.0
 """Seconds after which a Job without pods makes us ask for its events."""
@@ -65,11 +69,11 @@ class Observer:
         self._prober = prober
         self._progress = progress
         self._clock = clock
-        self._looked: dict[Key, float] = {}
+        self._pace = Pace()
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
-        self._looked.pop(key, None)
+        self._pace.forget(key)
 
     def now(self) -> float:
         """Wall-clock seconds."""
@@ -127,7 +131,11 @@ class Observer:
         environments = references.environments_of(self._cache, raw)
         servers = self._servers(servers_of_job(raw, environments))
         now = self._clock.time()
-        due = now - self._looked.get(key, 0.0) >= PROGRESS_EVERY
+        if finished(raw):
+            self._pace.forget(key)
+            wait = 0.0
+        else:
+            wait = self._pace.wait(key, now)
         snapshot = RolloutJobSnapshot(
             raw,
             job,
@@ -136,14 +144,14 @@ class Observer:
             environments=environments,
             servers=servers,
             permitted=await self._permitted(raw, servers),
-            progress_due=due,
+            progress_due=wait == 0.0,
+            progress_after=wait or self._pace.period,
             cluster=await self._queue(raw, queue, waits=held),
             now=now,
         )
         snapshot = replace(snapshot, refusal=await self._refusal(snapshot))
-        if not due:
+        if not snapshot.progress_due:
             return snapshot
-        self._looked[key] = now
         addresses = wants_progress(snapshot)
         return replace(snapshot, progress=await self._progress.read(addresses)) if addresses else snapshot
 

@@ -60,7 +60,7 @@ class Queue:
 
     reconcile: Reconcile
     workers: int = 8
-    spacing: float = 0.1
+    spacing: float = 0.5
     limit: float = 120.0
     backoff: Backoff = BACKOFF
     rng: random.Random = field(default_factory=random.Random)

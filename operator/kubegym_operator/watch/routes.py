@@ -1,7 +1,8 @@
 """Whom a change concerns: from a changed object to the keys that are due.
 
 ``reconcile.references.dependants`` says who depends on whom. Here it is decided whether they are told: of an object of
-ours others hear only what they may decide by. A job's progress, written every 30 s, wakes nobody.
+ours others hear only what they may decide by. A job's progress, written every 30 s, wakes nobody
+until its tail has less in flight.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from kubegym.core.ids import canonical_json, digest
 from kubegym_operator.kube.protocol import Object, ObjectKey
+from kubegym_operator.plan.demand import load_of
 from kubegym_operator.reconcile.cache import BROKEN, Cache, Change
 from kubegym_operator.reconcile.keys import Key
 from kubegym_operator.reconcile.references import dependants, owners
@@ -75,15 +77,25 @@ class Routes:
         return True
 
 
+def _in_flight(job: Object) -> int | None:
+    try:
+        return load_of(job).in_flight
+    except BROKEN:  # as above
+        return None
+
+
 def _words(obj: Object) -> str:
     """What others decide by, as one digest."""
-    metadata, status = obj["metadata"], obj.get("status") or {}
+    metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    is_job = obj["kind"] == ROLLOUT_JOB.kind
     conditions: list[dict[str, Any]] = status.get("conditions") or []
     return digest(
         canonical_json(
             [
                 metadata.get("uid"),
-                metadata.get("generation"),
+                # Of a job's spec others decide by this and by what it may have in flight; the rest that they look at
+                # never changes (CEL).
+                [spec.get("suspend"), _in_flight(obj)] if is_job else metadata.get("generation"),
                 metadata.get("deletionTimestamp"),
                 [[one.get("type"), one.get("status"), one.get("reason")] for one in conditions],
                 {name: status[name] for name in _TOLD[obj["kind"]] if name in status},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,9 @@ class ControlPlane:
         api: requests as the administrator.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
+        self._environment = environment
         self.kubeconfig = folder / "kubeconfig"
         self.audit_log = folder / "audit.log"
         self.programs: dict[str, Program] = {}
@@ -156,7 +157,7 @@ class ControlPlane:
         }
 
     def _run(self, name: str, flags: Sequence[str]) -> None:
-        program = Program(name, [binary(name), *flags], self.folder)
+        program = Program(name, [binary(name), *flags], self.folder, self._environment)
         self.programs[name] = program
         program.start()
 
@@ -259,18 +260,19 @@ class _Flags:
 
 
 @contextmanager
-def control_plane(folder: Path | None = None) -> Iterator[ControlPlane]:
+def control_plane(folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Iterator[ControlPlane]:
     """A control plane with two fake nodes without GPUs and two with eight; gone when the block ends.
 
     Args:
         folder: where its files lie; by default a temporary one that goes with it.
+        environment: of its programs, beside PATH and HOME.
 
     Raises:
         testbed.build.CannotBuild: a program is not there and cannot be built.
     """
     temporary = tempfile.TemporaryDirectory(prefix="kubegym-k8s-", ignore_cleanup_errors=True)
     with temporary if folder is None else nullcontext(folder) as place:
-        plane = ControlPlane(Path(place))
+        plane = ControlPlane(Path(place), environment)
         try:
             plane.start()
             plane.add_nodes("cpu", 2, gpus=0)

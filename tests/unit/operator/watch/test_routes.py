@@ -96,6 +96,21 @@ def test_progress_wakes_nobody(bench: Bench) -> None:
     assert bench.put(MODEL_SERVER, "qwen", spec={}, status={"lastRequestTime": "now"}) == {MS}
 
 
+def test_a_job_s_deadline_concerns_the_job_alone_its_size_and_suspension_what_it_uses(bench: Bench) -> None:
+    spec = {**JOB_SPEC, "activeDeadlineSeconds": 9}
+    assert bench.put(ROLLOUT_JOB, "run", metadata={"generation": 2}, spec=spec) == {RJ}
+    spec = {**spec, "parallelism": 9}
+    assert bench.put(ROLLOUT_JOB, "run", metadata={"generation": 3}, spec=spec) == {RJ, ENV, MS}
+    assert bench.put(ROLLOUT_JOB, "run", metadata={"generation": 4}, spec={**spec, "suspend": True}) == {RJ, ENV, MS}
+
+
+def test_a_tail_that_needs_less_concerns_what_it_uses(bench: Bench) -> None:
+    rollouts = {"expected": 1000, "scored": 900, "unscored": 0, "failed": 0}
+    assert bench.put(ROLLOUT_JOB, "run", spec=JOB_SPEC, status={"rollouts": rollouts}, own=True) == set()
+    rollouts = {**rollouts, "scored": 990}  # ten are left, of 32 that may be in flight
+    assert bench.put(ROLLOUT_JOB, "run", spec=JOB_SPEC, status={"rollouts": rollouts}, own=True) == {ENV, MS}
+
+
 def test_a_job_that_finishes_or_goes_frees_what_it_used(bench: Bench) -> None:
     done = {"conditions": [{"type": "Complete", "status": "True", "reason": "Finished"}]}
     assert bench.put(ROLLOUT_JOB, "run", spec=JOB_SPEC, status=done) == {RJ, ENV, MS}
