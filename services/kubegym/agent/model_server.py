@@ -256,7 +256,10 @@ class ModelServerClient:
             replica.heal()
             return
         broken.append(replica)
-        if error.status != 503 and error.reason != "ModelAborted":
+        if error.status == 503:
+            pause = min(REST_SECONDS, error.retry_after or 1.0)
+            replica.rest(asyncio.get_running_loop().time() + pause)
+        elif error.reason != "ModelAborted":
             self._replicas.failed(replica)
 
     def _hear(self, replica: Replica, response: Response, users: int, context: CallContext) -> None:
