@@ -32,6 +32,7 @@ HEADERS = b"content-type: application/json\r\n"
 QUESTION = "Pick one of the options and box it. " * 5
 CHAT = {"model": "stub", "messages": [{"role": "user", "content": QUESTION}], "temperature": 1.0, "max_tokens": 64}
 PARAMS = {"model": "stub", "input": [{"role": "user", "content": QUESTION}], "temperature": 1.0}
+OURS = "model server"
 OPEN = 10_000
 CHUNKS = 200
 
@@ -146,26 +147,19 @@ async def requests(count: int, hops: dict[str, tuple[str, int]]) -> list[Figure]
     pids = {name: pid for name, (_, pid) in hops.items()}
     figures = []
     chat, params = orjson.dumps(CHAT), orjson.dumps(PARAMS)
-    for in_flight, target in ((64, 200.0), (1024, 250.0)):
-        clients = {name: HttpClient() for name in hops}
-        calls = {
-            name: lambda n, client=clients[name], url=Url(f"{url}/v1/chat/completions"): flood(
-                client, url, chat, n, in_flight
-            )
-            for name, (url, _) in hops.items()
-        }
-        for name, value in (await cost(pids, calls, count)).items():
-            limit = target if name == "model server" else None
-            figures.append(
-                Figure(f"{name}: CPU per request passed through, {in_flight:,} in flight", value, "us", limit)
-            )
-        for client in clients.values():
-            await client.close()
     client = HttpClient()
-    converted = Url(f"{hops['model server'][0]}/v1/responses")
-    calls = {"model server": lambda n: flood(client, converted, params, n, 64)}
-    value = (await cost(pids, calls, count))["model server"]
-    figures.append(Figure("model server: CPU per request with conversion, 64 in flight", value, "us", 400.0))
+
+    def asking(url: str, body: bytes, in_flight: int) -> Callable[[int], Awaitable[None]]:
+        return lambda number: flood(client, Url(url), body, number, in_flight)
+
+    for in_flight, target in ((64, 200.0), (1024, 250.0)):
+        calls = {name: asking(f"{url}/v1/chat/completions", chat, in_flight) for name, (url, _) in hops.items()}
+        for name, value in (await cost(pids, calls, count)).items():
+            limit = target if name == OURS else None
+            figures.append(Figure(f"{name}: CPU per request through, {in_flight:,} in flight", value, "us", limit))
+    converted = {OURS: asking(f"{hops[OURS][0]}/v1/responses", params, 64)}
+    value = (await cost(pids, converted, count))[OURS]
+    figures.append(Figure(f"{OURS}: CPU per request with conversion, 64 in flight", value, "us", 400.0))
     await client.close()
     return figures
 
@@ -180,14 +174,14 @@ async def latencies(
     values: dict[str, list[float]] = {name: [] for name in urls}
     for number in range(6):
         for name, url in urls.items():
-            seen = await window(client, Url(f"{url}/v1/chat/completions"), body, rate, seconds)
+            seen = await window(client, Url(f"{url}/v1/chat/completions"), body, rate, 1.0)
             if number:
                 values[name] += seen
     await client.close()
     p99 = {name: quantiles(seen, n=100)[98] * 1000 for name, seen in values.items()}
     figures = [Figure(f"  (p99 directly at {rate:,} requests/s)", p99["direct"], "ms")]
     for name in hops:
-        limit = 2.0 if name == "model server" else None
+        limit = 2.0 if name == OURS else None
         figures.append(Figure(f"{name}: added p99 at {rate:,} requests/s", p99[name] - p99["direct"], "ms", limit))
     return figures
 
@@ -217,7 +211,7 @@ async def chunks(hops: dict[str, tuple[str, int]], streams: int = 64, rounds: in
             f"{name}: CPU per streamed chunk, {streams} streams, one every 5 ms",
             spent[name] / seen[name] * 1e6,
             "us",
-            20.0 if name == "model server" else None,
+            20.0 if name == OURS else None,
         )
         for name in hops
     ]
@@ -225,36 +219,37 @@ async def chunks(hops: dict[str, tuple[str, int]], streams: int = 64, rounds: in
 
 async def held_open(hops: dict[str, tuple[str, int]]) -> list[Figure]:
     """Memory with 10,000 requests open."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    count = min(OPEN, limit // 2 - 100)
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    count = min(OPEN, files // 2 - 100)
     body = orjson.dumps(CHAT)
     figures = []
     for name, (url, pid) in hops.items():
-        client = HttpClient(limit=20_000)
-        target = Url(f"{url}/v1/chat/completions")
-        await client.request(b"POST", Url(f"{url}/tokenize"), HEADERS, b"{}", 30.0)
+        await asyncio.sleep(0)
         fresh = rss(pid)
-
-        async def one() -> int:
-            return (await client.request(b"POST", target, HEADERS, body, 300.0)).status
-
-        calls = []
-        for _ in range(count):
-            calls.append(asyncio.ensure_future(one()))
-            if len(calls) % 100 == 0:
-                await asyncio.sleep(0.02)
-        await asyncio.sleep(3)
-        value = rss(pid)
-        waiting = sum(not call.done() for call in calls)
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        await client.close()
-        assert waiting == count, f"{name}: {count - waiting} were answered"
-        limit_mb = 400.0 if name == "model server" else None
+        value = await _held(Url(f"{url}/v1/chat/completions"), body, count, pid)
+        limit_mb = 400.0 if name == OURS else None
         figures.append(Figure(f"{name}: RSS with {count:,} requests open", value, "MB", limit_mb))
         figures.append(Figure(f"  ({name}: RSS fresh)", fresh, "MB"))
     return figures
+
+
+async def _held(url: Url, body: bytes, count: int, pid: int) -> float:
+    """Memory of a process with so many requests open, in MB."""
+    client = HttpClient(limit=20_000)
+    calls = []
+    for _ in range(count):
+        calls.append(asyncio.ensure_future(client.request(b"POST", url, HEADERS, body, 300.0)))
+        if len(calls) % 100 == 0:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(3)
+    value = rss(pid)
+    answered = sum(call.done() for call in calls)
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await client.close()
+    assert not answered, f"{answered} were answered"
+    return value
 
 
 @asynccontextmanager
@@ -262,7 +257,7 @@ async def hops_before(*command: str) -> AsyncIterator[tuple[str, dict[str, tuple
     """An engine, and the hops before it."""
     async with AsyncExitStack() as stack:
         direct, _ = stack.enter_context(program(*command))
-        hops = {"model server": stack.enter_context(program(*ours(direct)))}
+        hops = {OURS: stack.enter_context(program(*ours(direct)))}
         if shutil.which("nginx"):
             hops["nginx"] = stack.enter_context(nginx(direct))
         else:

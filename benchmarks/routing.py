@@ -1,4 +1,4 @@
-"""Where the calls of many rollouts go: 16 model servers before simulated engines, 8 clients that know nothing of each other.
+"""Where the calls of many rollouts go: 16 model servers before simulated engines, 8 clients that share nothing.
 
 First 400 conversations of 6 turns, randomly interleaved, 64 calls in flight. Then two of the engines stop to answer,
 although they say that they are healthy.
@@ -35,9 +35,8 @@ async def replicas(stack: AsyncExitStack, hanging: int, silence: float) -> list[
     for number in range(REPLICAS):
         faults = Faults(hang=1.0) if number < hanging else Faults()
         latency = Distribution.constant(0.03)
-        engine = await serve_simulated(
-            SimulatedConfig(model="m", latency=latency, faults=faults, policy_version=number)
-        )
+        config = SimulatedConfig(model="m", latency=latency, faults=faults, policy_version=number)
+        engine = await serve_simulated(config)
         stack.push_async_callback(engine.close)
         server = ModelServer([engine.url], model="m", silence_seconds=silence)
         urls.append(await stack.enter_async_context(serving(server)))
@@ -74,7 +73,7 @@ async def affinity() -> list[Figure]:
         for client in clients:
             await client.close()
     mean = CONVERSATIONS * TURNS / REPLICAS
-    name = f"{REPLICAS} replicas, {CONVERSATIONS} conversations × {TURNS} turns, {CLIENTS} clients"
+    name = f"{REPLICAS} replicas, {CONVERSATIONS} conversations of {TURNS} turns, {CLIENTS} clients"
     return [
         Figure(f"{name}: same replica as the turn before", 100 * same / again, "%", 100.0, "more"),
         Figure(f"{name}: load max/mean", max(load.values()) / mean, "x", 1.10),

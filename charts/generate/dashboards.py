@@ -306,6 +306,23 @@ def _model() -> Dashboard:
                 "ops",
             ),
             Panel(
+                "Tokens by run and role",
+                (
+                    Query(
+                        _rate("kubegym_model_server_tokens_total", "run, role, kind", _MODEL),
+                        "{{run}} {{role}} {{kind}}",
+                    ),
+                ),
+                "ops",
+            ),
+            Panel("Time in the queue", _quantiles("kubegym_model_server_queue_seconds", _MODEL), "s"),
+            Panel(
+                "Where calls go",
+                (Query(_rate("kubegym_model_routing_total", "decision", _ENVIRONMENT), "{{decision}}"),),
+                "ops",
+                "`moved` left its replica; `ejected` is a replica that kept failing, `silent` one without progress.",
+            ),
+            Panel(
                 "Upstreams that are usable",
                 (Query(f"min by (modelserver, upstream) (kubegym_model_upstream_up{_MODEL})", "{{upstream}}"),),
                 kind="state-timeline",

@@ -15,11 +15,12 @@ Three things a plan need not know:
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from kubegym.core.ids import canonical_json, digest
 from kubegym_operator.errors import Refusal, Refused
@@ -41,6 +42,18 @@ REPLICAS_MANAGER = "kubegym-replicas"
 _REMEMBERED = 4096
 
 T = TypeVar("T")
+
+
+class _Step(NamedTuple):
+    """A write of a child, which tells how many requests it took."""
+
+    kind: str
+    name: str
+    run: Callable[[], Awaitable[int]]
+
+
+def _makes_pods(obj: Object) -> bool:
+    return obj["kind"] in ("Deployment", "LeaderWorkerSet", "Job", "ModelServer")
 
 
 class Fence(Protocol):
@@ -89,21 +102,30 @@ class Executor:
         return Result(plan.requeue_after, wrote)
 
     async def _children(self, owner: Object, plan: Plan) -> tuple[int, list[Refusal]]:
-        steps: list[tuple[str, str, Callable[[], Awaitable[int]]]] = [
-            *((o["kind"], o["metadata"]["name"], partial(self._apply, owner, o)) for o in plan.applies),
-            *((o["kind"], o["metadata"]["name"], partial(self._create, owner, o)) for o in plan.creates),
-            *((p.kind[1], p.name, partial(self._patch, p)) for p in plan.patches),
-            *((s.kind[1], s.name, partial(self._scale, s)) for s in plan.scales),
-            *((d.kind[1], d.name, partial(self._delete, d)) for d in plan.deletes),
+        """In stages, each at once: what pods need before what makes pods, so that a run's Job waits for two answers."""
+        beside = [obj for obj in plan.creates if not _makes_pods(obj)]
+        stages: list[list[_Step]] = [
+            [_Step(o["kind"], o["metadata"]["name"], partial(self._apply, owner, o)) for o in plan.applies],
+            [_Step(o["kind"], o["metadata"]["name"], partial(self._create, owner, o)) for o in beside],
+            [
+                _Step(o["kind"], o["metadata"]["name"], partial(self._create, owner, o))
+                for o in plan.creates
+                if _makes_pods(o)
+            ],
+            [_Step(p.kind[1], p.name, partial(self._patch, p)) for p in plan.patches],
+            [_Step(s.kind[1], s.name, partial(self._scale, s)) for s in plan.scales],
+            [_Step(d.kind[1], d.name, partial(self._delete, d)) for d in plan.deletes],
         ]
         wrote, refusals = 0, []
-        for kind, name, step in steps:
-            try:
-                wrote += await step()
-            except KubeError as error:
-                if error.retryable:
-                    raise
-                refusals.append(Refusal(kind, name, error))
+        for stage in stages:
+            answers = await asyncio.gather(*(step.run() for step in stage), return_exceptions=True)
+            for step, answer in zip(stage, answers, strict=True):
+                if isinstance(answer, int):
+                    wrote += answer
+                elif isinstance(answer, KubeError) and not answer.retryable:
+                    refusals.append(Refusal(step.kind, step.name, answer))
+                else:
+                    raise answer
         return wrote, refusals
 
     async def _apply(self, owner: Object, obj: Object) -> int:

@@ -15,7 +15,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
@@ -40,6 +40,8 @@ FAULTS = Backoff()
 
 OVERLOAD = Backoff(attempts=40, base=0.5, maximum=30.0)
 """For 429 and 503, about 10 minutes in all; does not count as the rollout's own time (DESIGN section 7)."""
+
+OnCall = Callable[[float, float, str, int, int], None]
 
 MOST_JARS = 16_384
 """Rollouts whose cookies are remembered, where a server sets any."""
@@ -73,6 +75,7 @@ class ModelServerClient:
         overload: tries and pauses for 429 and 503.
         rng: for the jitter.
         resolver: see ``Replicas``.
+        on_call: told of every call when it ends, as ``model.client.OnCall``.
 
     Raises:
         InvalidSpec: no URL, or one that cannot be used.
@@ -90,8 +93,10 @@ class ModelServerClient:
         overload: Backoff = OVERLOAD,
         rng: random.Random | None = None,
         resolver: Resolver | None = None,
+        on_call: OnCall | None = None,
     ) -> None:
         self.model = model
+        self._on_call = on_call
         self._rng = rng or random.Random()
         bases = [url.rstrip("/").removesuffix("/v1") for url in urls]
         self._replicas = Replicas(bases, rng=self._rng, slow_start=SLOW_START, resolver=resolver)
@@ -112,6 +117,23 @@ class ModelServerClient:
             ModelError: "ModelUnavailable", "ModelOverloaded", "ModelTimeout", "ModelReplyInvalid",
                 "ModelRejectedRequest", or what the server says has failed.
         """
+        if self._on_call is None:
+            return await self._respond(request, context)
+        started, outcome, tokens = asyncio.get_running_loop().time(), "Cancelled", (0, 0)
+        waited = 0.0
+        try:
+            reply = await self._respond(request, context)
+            outcome, waited = "ok", reply.waited
+            usage = reply.response.get("usage") or {}
+            tokens = (usage.get("input_tokens") or 0, usage.get("output_tokens") or 0)
+            return reply
+        except ModelError as error:
+            outcome = error.reason
+            raise
+        finally:
+            self._on_call(asyncio.get_running_loop().time() - started - waited, waited, outcome, *tokens)
+
+    async def _respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
         clock = asyncio.get_running_loop().time
         started, waited = clock(), 0.0
         body = self._body(request, context)
@@ -238,7 +260,10 @@ class ModelServerClient:
             replica.heal()
             return
         broken.append(replica)
-        if error.status != 503 and error.reason != "ModelAborted":
+        if error.status == 503:
+            pause = min(REST_SECONDS, error.retry_after or 1.0)
+            replica.rest(asyncio.get_running_loop().time() + pause)
+        elif error.reason != "ModelAborted":
             self._replicas.failed(replica)
 
     def _hear(self, replica: Replica, response: Response, users: int, context: CallContext) -> None:

@@ -9,6 +9,7 @@ share step by step (slow start): it has everything to warm up.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Collection, Sequence
 
@@ -77,7 +78,7 @@ class Replica:
     def heal(self) -> None:
         """It answered."""
         if self.failures or self.out_until:
-            if self.out_until:
+            if self.out_until and (self.failures or self.out_until == math.inf):  # not where it only rested
                 self.joined = asyncio.get_running_loop().time()
             self.failures = 0
             self.out_until = 0.0
@@ -227,7 +228,7 @@ class Replicas:
     def failed(self, replica: Replica) -> None:
         """It could not be reached, broke off, or said that it is not there (502 to 504)."""
         replica.failures += 1
-        if replica.failures >= self._failures_allowed and replica.out_until != float("inf"):
+        if replica.failures >= self._failures_allowed and replica.out_until != math.inf:
             self.ejections += not replica.out_until
             pause = self._out_seconds * self._rng.uniform(0.8, 1.2)
             replica.out_until = asyncio.get_running_loop().time() + pause

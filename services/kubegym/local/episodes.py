@@ -166,6 +166,14 @@ class LocalEpisodes:
             for assignment, attempt in judged:
                 attempt.outcome, attempt.reward, attempt.failure = "failed", None, error.failure(assignment.attempt)
 
+    def routing(self) -> dict[str, int]:
+        """How often calls to model servers went where, over all of them (``ModelServerClient.decisions``)."""
+        counts: dict[str, int] = {}
+        for client in self.clients:
+            for decision, count in getattr(client, "decisions", {}).items():
+                counts[decision] = counts.get(decision, 0) + count
+        return counts
+
     async def close(self) -> None:
         """Tear environments down, then close models."""
         try:

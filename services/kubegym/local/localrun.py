@@ -173,6 +173,7 @@ class LocalRun:
             on_call=lambda seconds, *_: self._called(seconds),
             limits=self._limits,
         )
+        self._metrics.routing = episodes.routing
         try:
             tasks = await open_tasks(self.spec, episodes, self._rows)
             try:

@@ -43,7 +43,7 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         from kubegym.agent.model_server import ModelServerClient
         from kubegym.http.names import SystemResolver
 
-        return ModelServerClient([ref.base_url or ""], ref.model, role=role, resolver=SystemResolver())
+        return ModelServerClient([ref.base_url or ""], ref.model, role=role, resolver=SystemResolver(), on_call=on_call)
     from kubegym.model.client import EngineClient
 
     if ref.kind == "embedded":

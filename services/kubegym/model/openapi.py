@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubegym.model.forward import POSTED, READ
+
 _STRING, _NUMBER, _INTEGER, _BOOLEAN = ({"type": kind} for kind in ("string", "number", "integer", "boolean"))
 _OBJECT = {"type": "object"}
 _OBJECTS = {"type": "array", "items": _OBJECT}
@@ -56,8 +58,14 @@ def document() -> dict[str, Any]:
         "paths": {
             "/v1/responses": {"post": _operation("Answer Responses create-params.", _PARAMS)},
             "/v1/chat/completions": {"post": _operation("Answer a chat call, passed through to the upstream.", _CHAT)},
+            "/v1/completions": {"post": _operation("Continue a prompt, passed through to the upstream.", _OBJECT)},
             "/v1/messages": {"post": _operation("Answer Anthropic Messages.", _MESSAGES)},
             "/v1/models": {"get": {"summary": "The served models.", "responses": {"200": _answer("A list.")}}},
+            **{path: {"post": _operation("Handed on as it is.", _OBJECT)} for path in POSTED},
+            **{
+                path: {"get": {"summary": "Handed on as it is.", "responses": {"200": _answer("The engine's own.")}}}
+                for path in READ
+            },
         }
     }
 

@@ -60,11 +60,11 @@ class Passed:
 
     def data(self, client: ChatClient) -> bytes:
         """The body for this upstream; the very bytes where nothing is forced."""
-        if self.body.get("model") in client.served and not client.sampling:
-            return self.raw
         model = self.body.get("model")
-        name = model if model in client.served else client.model
-        return orjson.dumps({**self.body, "model": name, **client.sampling})
+        served = isinstance(model, str) and model in client.served
+        if served and not client.sampling:
+            return self.raw
+        return orjson.dumps({**self.body, "model": model if served else client.model, **client.sampling})
 
 
 async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) -> Reply:

@@ -202,7 +202,8 @@ class ModelServer(App):
         async def handle(request: Request) -> Reply:
             started = clock()
             counters.started()
-            outcome, stream, waited, run = "gone", None, -1.0, ""
+            outcome, waited, run = "gone", -1.0, ""
+            reply: Reply | None = None
 
             def ended(how: str) -> None:
                 seconds = clock() - started
@@ -224,14 +225,17 @@ class ModelServer(App):
                         reply = failure_reply(error, anthropic=anthropic)
                 reply.headers += headers
                 reply.headers += self._words(request, waited)
-                outcome, stream = str(reply.status), reply.stream
+                outcome = str(reply.status)
                 return reply
             except Problem as problem:
                 outcome = str(problem.status)
                 raise
             finally:
+                stream = reply.stream if reply is not None else None
                 if isinstance(stream, Relay):
                     stream.on_end = ended
+                    if outcome == "gone":  # the client left when the stream had just begun: nobody will read it
+                        await stream.aclose()
                 else:
                     ended(outcome)
 

@@ -90,6 +90,7 @@ class Upstreams:
         self._clients: dict[Replica, Client] = dict(zip(self._replicas.fixed, clients, strict=True))
         self._client_for = client_for
         self._in_flight: dict[Replica, int] = {}
+        self._closing: set[asyncio.Future[None]] = set()
         self._retries = retries
         self._progress = Progress(self._client)
         self._watch = watch.Watch(
@@ -196,8 +197,18 @@ class Upstreams:
         client = self._clients.get(replica)
         if client is None:
             assert self._client_for is not None
+            self._drop_gone()
             client = self._clients[replica] = self._client_for(replica.url.shown)
         return client
+
+    def _drop_gone(self) -> None:
+        """Close the clients of replicas that are no more, once no call of theirs runs."""
+        for replica in [one for one in self._clients if one.gone and not self._in_flight.get(one)]:
+            self._in_flight.pop(replica, None)
+            if (client := self._clients.pop(replica)) not in self._given:
+                closing = asyncio.ensure_future(client.close())
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
 
     def _route(self, rollout: str | None, tried: list[Replica]) -> Replica:
         if len(self._replicas) == 1:

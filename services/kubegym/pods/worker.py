@@ -259,6 +259,7 @@ async def _opened(
     spec: RunSpec, metrics: WorkerMetrics, on_stall: Callable[[str, str], None] | None
 ) -> AsyncIterator[tuple[LocalEpisodes, RunTasks]]:
     episodes = build_episodes(spec, on_call=lambda seconds, *_: metrics.model_call(seconds), on_stall=on_stall)
+    metrics.routing = episodes.routing
     try:
         tasks = await open_tasks(spec, episodes)
         try:

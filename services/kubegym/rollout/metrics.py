@@ -7,7 +7,7 @@ worker's one thread counts in plain numbers, and metric families are made of the
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -45,13 +45,18 @@ class _Histogram:
 
 
 class WorkerMetrics(Collector):
-    """Instruments of one worker, on a registry of their own so that several workers live in one process."""
+    """Instruments of one worker, on a registry of their own so that several workers live in one process.
+
+    Attributes:
+        routing: asked at a scrape how often calls to models went where.
+    """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self._outcomes: dict[tuple[str, str], int] = {}
         self._retries: dict[str, int] = {}
         self._tokens = {"input": 0, "output": 0}
+        self.routing: Callable[[], Mapping[str, int]] = dict
         self._in_flight = 0
         self._conflicts = 0
         self._duration = _Histogram("kubegym_rollout_duration_seconds", "Duration of an attempt.", _SECONDS)
@@ -111,7 +116,12 @@ class WorkerMetrics(Collector):
         tokens = CounterMetricFamily("kubegym_rollout_tokens", "Tokens by kind.", labels=["kind"])
         for kind, count in self._tokens.items():
             tokens.add_metric([kind], count)
-        yield from (rollouts, retries, tokens)
+        routing = CounterMetricFamily(
+            "kubegym_model_routing", "Calls by how their replica was chosen, and replicas put out.", labels=["decision"]
+        )
+        for decision, count in self.routing().items():
+            routing.add_metric([decision], count)
+        yield from (rollouts, retries, tokens, routing)
         yield GaugeMetricFamily("kubegym_rollouts_in_flight", "Rollouts running now.", value=self._in_flight)
         yield CounterMetricFamily(
             "kubegym_shard_cas_conflicts", "Lost or repeated compare-and-swaps.", value=self._conflicts

@@ -14,7 +14,7 @@ from kubegym.core.retry import Backoff
 from kubegym.http import ConnectionLost, HttpClient, HttpError, Url
 from kubegym.model.client import EngineClient
 from kubegym.model.server import ModelServer
-from kubegym.model.simulated import Faults, SimulatedConfig, SimulatedEngine, serve_simulated
+from kubegym.model.simulated import Distribution, Faults, SimulatedConfig, SimulatedEngine, serve_simulated
 from testbed.models import QUESTION, STREAM_END, STREAM_HEAD, Caller, calling, chat, chunk, events, model_behind, told
 from testbed.raw_server import Peer, raw_server
 from testbed.served import serving
@@ -387,6 +387,40 @@ class TestReplicas:
         assert asked == 3
         assert heard.count(502) == 3
         assert set(heard[6:]) == {200}
+
+    @pytest.mark.parametrize("body", [QUESTION, STREAM], ids=["whole", "streamed"])
+    async def test_one_that_holds_calls_without_progress_is_left_although_healthy(self, body: dict[str, Any]) -> None:
+        hung = await serve_simulated(SimulatedConfig(model="policy", faults=Faults(hang=1.0)))
+        alive = await serve_simulated(SimulatedConfig(model="policy"))
+        async with calling([hung.url, alive.url], silence_seconds=0.5) as model:
+            heard = await asyncio.gather(
+                *(model.post(f"/ng-rollout/r-{number}/v1/chat/completions", body) for number in range(8))
+            )
+            assert [reply.status for reply in heard] == [200] * 8
+            metrics = await model.metrics()
+            assert 'kubegym_model_routing_total{decision="silent"} 1.0' in metrics
+            assert f'kubegym_model_upstream_up{{upstream="{hung.url}"}} 0.0' in metrics
+            assert f'kubegym_model_upstream_rollouts{{upstream="{hung.url}"}} 0.0' in metrics
+            assert f'kubegym_model_upstream_rollouts{{upstream="{alive.url}"}} 8.0' in metrics
+        for server in (hung, alive):
+            await server.close()
+
+    async def test_an_engine_that_makes_no_progress_is_not_ready(self) -> None:
+        hung = await serve_simulated(SimulatedConfig(model="policy", faults=Faults(hang=1.0)))
+        async with calling([hung.url], silence_seconds=0.5) as model:
+            for path, body in PATHS.items():
+                heard = await model.post(path, body)
+                assert (heard.status, failure(heard.body)["reason"]) == (504, "ModelSilent")
+            assert (await model.get("/healthz")).status == 200
+            assert (await model.get("/readyz")).status == 503
+        await hung.close()
+
+    async def test_one_that_is_slow_is_not_silent(self) -> None:
+        """Its reply takes four times as long as a silence may, and its counters tell that it works."""
+        slow = await serve_simulated(SimulatedConfig(model="policy", latency=Distribution.constant(2.0)))
+        async with calling([slow.url], silence_seconds=0.5) as model:
+            assert (await model.post("/v1/chat/completions", QUESTION)).status == 200
+        await slow.close()
 
     async def test_not_ready_while_no_replica_answers(self) -> None:
         async with raw_server(lambda peer: peer.gone()) as dead:

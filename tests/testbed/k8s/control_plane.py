@@ -144,7 +144,8 @@ class ControlPlane:
         ``agent`` is the beginning of the client's User-Agent. Useful fields: ``verb``, ``requestURI``, ``userAgent``,
         ``user``, ``objectRef``, ``responseStatus.code``, ``stageTimestamp``.
         """
-        lines = self.audit_log.read_text().splitlines() if self.audit_log.exists() else []
+        text = self.audit_log.read_text() if self.audit_log.exists() else ""
+        lines = text.rpartition("\n")[0].splitlines()  # the last one may be half written
         events: list[dict[str, Any]] = [json.loads(line) for line in lines]
         return [event for event in events if event.get("userAgent", "").startswith(agent)]
 

@@ -134,6 +134,71 @@ async def test_a_dead_replica_is_left(client: Ask) -> None:
     assert len(server.seen) == 8
 
 
+async def test_what_a_call_says_of_itself(client: Ask) -> None:
+    server = Scripted()
+    model = await client(server)
+    for identity in ("0123abcd-1-0", "0123abcd-2-0", "7-3"):
+        await model.respond(REQUEST, context(identity))
+    runs = [seen.headers["x-kubegym-run"] for seen in server.seen]
+    assert runs == ["0123abcd", "0123abcd", ""], "others' ids name no run"
+    opened = [seen.headers["x-kubegym-open"].partition("/") for seen in server.seen]
+    assert [int(count) for _, _, count in opened] == [1, 2, 3]
+    assert len({name for name, _, _ in opened}) == 1
+    model.leave("0123abcd-1-0")
+    await model.respond(REQUEST, context("7-3"))
+    assert server.seen[-1].headers["x-kubegym-open"].endswith("/2")
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+async def test_a_replica_that_cannot_sends_the_call_elsewhere(client: Ask, status: int) -> None:
+    """A vLLM that shuts down says 500 to new calls while it calls itself healthy."""
+    servers = [Scripted(*[Told("going", status)] * 20), Scripted()]
+    model = await client(*servers)
+    for number in range(8):
+        await model.respond(REQUEST, context(f"r-{number}"))
+        await model.respond(REQUEST, context(f"r-{number}"))
+    assert len(servers[1].seen) == 16
+    if status != 503:  # which is no failure: it only rests
+        assert len(servers[0].seen) == 3
+
+
+async def test_a_full_queue_is_waited_for_where_the_cache_is(client: Ask) -> None:
+    servers = [Scripted(Told("full", 429)), Scripted(Told("full", 429))]
+    model = await client(*servers)
+    await model.respond(REQUEST, context())
+    assert sorted(len(server.seen) for server in servers) == [0, 2]
+
+
+async def test_rollouts_leave_a_replica_that_drains(client: Ask) -> None:
+    draining = [Told(FINE, headers={"x-kubegym-draining": "1"}) for _ in range(20)]
+    servers = [Scripted(*draining), Scripted()]
+    model = await client(*servers)
+    for _ in range(3):
+        for number in range(4):
+            await model.respond(REQUEST, context(f"r-{number}"))
+    assert len(servers[0].seen) == 1, "its first reply said so"
+    assert model.decisions["moved"] == 1
+
+
+async def test_time_in_the_servers_queue_is_excused(client: Ask) -> None:
+    server = Scripted(Told(FINE, headers={"x-kubegym-queued": "100.000"}))
+    asked = context(seconds=60)
+    await (await client(server)).respond(REQUEST, asked)
+    assert asked.deadline.remaining() > 150
+
+
+async def test_every_call_is_told(client: Ask) -> None:
+    told: list[tuple[str, int, int]] = []
+    async with answering(Scripted(Told("bad", 422))) as url:
+        model = ModelServerClient([url], on_call=lambda _, __, outcome, *tokens: told.append((outcome, *tokens)))
+        with pytest.raises(ModelError):
+            await model.respond(REQUEST, context())
+        await model.respond(REQUEST, context())
+        await model.close()
+    usage = FINE["usage"]
+    assert told == [("ModelRejectedRequest", 0, 0), ("ok", usage["input_tokens"], usage["output_tokens"])]
+
+
 async def test_no_time_left(client: Ask) -> None:
     server = Scripted()
     model = await client(server)

@@ -15,6 +15,7 @@ from kubegym.core.outcomes import Failure
 from kubegym.core.protocols import Attempt
 from kubegym.http.server import App
 from kubegym.model.metrics import ModelServerMetrics
+from kubegym.model.queue import FairQueue
 from kubegym.model.simulated.metrics import EngineMetrics
 from kubegym.resources.server_metrics import ResourcesServerMetrics
 from kubegym.rollout.metrics import WorkerMetrics
@@ -54,7 +55,10 @@ def worker() -> str:
 
 
 def model_server() -> str:
-    metrics = ModelServerMetrics(lambda: [("http://127.0.0.1:8001/v1", True, 0, 0)])
+    decisions = {"new": 1, "stay": 0}
+    metrics = ModelServerMetrics(lambda: [("http://127.0.0.1:8001/v1", True, 0, 0)], FairQueue(), lambda: decisions)
+    metrics.using("run", "policy")(1, 1)
+    metrics.waited(0.1)
     metrics.started()
     metrics.ended("/v1/responses", "200", 0.1)
     return generate_latest(metrics.registry).decode()
