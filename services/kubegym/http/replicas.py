@@ -93,17 +93,18 @@ class Replica:
         """A user who was here already is the probe."""
         self._probed = True
 
-    def burden(self, now: float, slow_start: float) -> tuple[float, int]:
-        """How much it has, for comparison: this client's users, then those of others, as nobody sees all at once.
-
-        While it starts slowly, it counts as if it had many times more.
-        """
+    def burden(self, now: float, slow_start: float) -> float:
+        """How many users it has, for comparison; while it starts slowly, as if it had many times more."""
         if not self.joined or (age := now - self.joined) >= slow_start:
-            return self.users, self.others
-        return (self.users + 1) / max(FIRST_SHARE, age / slow_start) - 1, self.others
+            return self.users
+        return (self.users + 1) / max(FIRST_SHARE, age / slow_start) - 1
 
     def __repr__(self) -> str:
         return f"Replica({self.url.shown!r}, users={self.users}, failures={self.failures})"
+
+
+def _others(replica: Replica) -> int:
+    return replica.others
 
 
 class Replicas:
@@ -148,7 +149,6 @@ class Replicas:
         self._out_seconds = out_seconds
         self._slow_start = slow_start
         self._rng = rng or random.Random()
-        self._next = self._rng.randrange(len(self._all))
         self.ejections = 0
 
     @property
@@ -196,26 +196,31 @@ class Replicas:
         return any(replica.usable(now) for replica in self.all)
 
     def take(self, avoid: Collection[Replica] = ()) -> Replica:
-        """The usable replica with the fewest users, in turn among equals; give it back with ``give``.
+        """The usable replica with the fewest users; give it back with ``give``.
+
+        Among equals, of any two the one with fewer users of other clients: what one knows of those is old, and if all
+        went where it seems best, they would all go to the same (Mitzenmacher, How Useful Is Old Information?, 2000).
 
         Args:
             avoid: replicas that were tried already; they are taken only when there is no other.
         """
         replicas = self.all
-        count = len(replicas)
-        if count == 1:
-            best: Replica | None = replicas[0]
+        equals: list[Replica] = []
+        if len(replicas) == 1:
+            equals = replicas
         else:
-            now = asyncio.get_running_loop().time()
-            start = self._next
-            self._next = (start + 1) % count
-            best, least = None, (0.0, 0)
-            for offset in range(count):
-                replica = replicas[(start + offset) % count]
+            now, least = asyncio.get_running_loop().time(), math.inf
+            for replica in replicas:
                 burden = replica.burden(now, self._slow_start)
-                if (best is None or burden < least) and replica.usable(now) and replica not in avoid:
-                    best, least = replica, burden
-        if best is None:
+                if burden <= least and replica.usable(now) and replica not in avoid:
+                    if burden < least:
+                        equals, least = [], burden
+                    equals.append(replica)
+        if len(equals) > 1:
+            best = min(self._rng.sample(equals, 2), key=_others)
+        elif equals:
+            best = equals[0]
+        else:
             rest = [replica for replica in replicas if replica not in avoid] or replicas
             best = min(rest, key=lambda replica: (replica.out_until, replica.users))
         best.begin()

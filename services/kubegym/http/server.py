@@ -476,6 +476,7 @@ def server_config(app: App, host: str, port: int, grace_seconds: float) -> uvico
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         date_header=False,
         backlog=4096,
         timeout_keep_alive=75,

@@ -144,7 +144,8 @@ class TestOpenUsers:
     async def test_eight_clients_spread_their_conversations_evenly(self) -> None:
         """Each sees an eighth of 400 conversations, and the load is even all the same."""
         servers: dict[str, OpenUsers] = {}
-        clients = [Replicas([f"http://127.0.0.1:{port}" for port in range(1, 17)]) for _ in range(8)]
+        urls = [f"http://127.0.0.1:{port}" for port in range(1, 17)]
+        clients = [Replicas(urls, rng=random.Random(number)) for number in range(8)]
         homes: Counter[str] = Counter()
         order = [number % 8 for number in range(400)]
         random.Random(3).shuffle(order)
