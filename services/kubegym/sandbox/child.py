@@ -103,7 +103,9 @@ def run(place: Place, streams: Streams, limits: dict[str, float], base_bytes: in
         os._exit(WALL_FAILED)
     if "argv" in payload:
         _execute_other(payload["argv"])
-    _as_main()
+    gc.enable()
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # or every program would draw the fork server's numbers
     if "session" in payload:
         _session()
     code, value = _execute(payload["code"], payload.get("value"), vars(sys.modules["__main__"]))
@@ -134,24 +136,17 @@ def _limit(limits: dict[str, float], base_bytes: int, alone: bool, *, warm: bool
     cpu = int(limits["cpu_seconds"]) + 1
     tasks = int((limits["processes"] + 1) * (limits["threads"] + 1))
     wanted = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: cpu,
         resource.RLIMIT_FSIZE: int(limits["file_bytes"]),
-        resource.RLIMIT_MEMLOCK: 64 << 10,
-        resource.RLIMIT_MSGQUEUE: 0,
-        resource.RLIMIT_NICE: 0,
-        resource.RLIMIT_RTPRIO: 0,
-        resource.RLIMIT_STACK: 8 << 20,
+        resource.RLIMIT_NOFILE: int(limits["descriptors"]),
+        resource.RLIMIT_AS if warm else resource.RLIMIT_DATA: memory + (base_bytes if warm else 0),
     }
-    wanted[resource.RLIMIT_AS if warm else resource.RLIMIT_DATA] = memory + (base_bytes if warm else 0)
     if alone:  # the count is a user's: with a user of one's own it is this execution's
         wanted[resource.RLIMIT_NPROC] = tasks
     for which, value in wanted.items():
         hard = resource.getrlimit(which)[1]
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        grace = 1 if which == resource.RLIMIT_CPU and hard == resource.RLIM_INFINITY else 0
-        resource.setrlimit(which, (value, value + grace))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (int(limits["descriptors"]),) * 2)
+        resource.setrlimit(which, (value, value))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))  # a second for a program that handles the first signal
 
 
 def _become(uid: int | None) -> None:
@@ -228,24 +223,48 @@ def _execute_other(argv: list[str]) -> NoReturn:
         os._exit(126 if isinstance(error, PermissionError) else 127)
 
 
-def _as_main() -> None:
-    """Make this interpreter look as if it had been started for the program."""
-    scratch = os.getcwd()
+def prepare(scratch: str) -> None:
+    """In the warden, once: make the interpreter look as if it had been started for a program in ``scratch``.
+
+    Everything done here is done for all of its programs, and costs them nothing.
+    """
     for name in [name for name in sys.modules if name == "kubegym" or name.startswith("kubegym.")]:
         del sys.modules[name]
     sys.modules["__main__"] = ModuleType("__main__")
     sys.argv = [PROGRAM]
     sys.path.insert(0, scratch)
+    for name in ("HOME", "TMPDIR"):
+        os.environ[name] = scratch
+    _open_streams()
+    for which, value in _SAME_FOR_ALL.items():
+        resource.setrlimit(which, (min(value, resource.getrlimit(which)[0]) if value else 0,) * 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _open_streams() -> None:
+    """Text streams over 0, 1 and 2, as long as these are pipes: a stream remembers what it was opened on."""
+    saved = [os.dup(descriptor) for descriptor in range(3)]
+    reading, writing = os.pipe()
+    for descriptor, end in enumerate((reading, writing, writing)):
+        os.dup2(end, descriptor)
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    for name in ("HOME", "TMPDIR"):
-        os.environ[name] = scratch
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "numpy.random" in sys.modules:
-        sys.modules["numpy.random"].seed()  # or every program would draw the fork server's numbers
-    gc.enable()
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    for descriptor, original in enumerate(saved):
+        os.dup2(original, descriptor)
+        os.close(original)
+    os.close(reading)
+    os.close(writing)
+
+
+_SAME_FOR_ALL = {
+    resource.RLIMIT_CORE: 0,
+    resource.RLIMIT_MEMLOCK: 64 << 10,
+    resource.RLIMIT_MSGQUEUE: 0,
+    resource.RLIMIT_NICE: 0,
+    resource.RLIMIT_RTPRIO: 0,
+}
 
 
 def _execute(code: str, value: str | None, namespace: dict[str, Any]) -> tuple[int, bytes | None]:

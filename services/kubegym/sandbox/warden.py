@@ -82,6 +82,9 @@ class Warden:
 
     def serve(self) -> NoReturn:
         """Run what is asked for until the caller hangs up."""
+        child.prepare(self._place.scratch)
+        gc.collect()
+        gc.freeze()
         gc.disable()
         kernel.prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         while True:
