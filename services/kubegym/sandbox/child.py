@@ -96,7 +96,7 @@ def run(place: Place, streams: Streams, limits: dict[str, float], base_bytes: in
         _fill(place.scratch, payload["files"], LISTENER_DESCRIPTOR - 1, LENGTH.size + head)
         _wall_in(place, warden)
         warden.close()
-        _close_others(place.kept)
+        _close_others(_FIRST_CLOSED - (streams.commands < 0), place.kept)
     except BaseException as error:
         with contextlib.suppress(OSError):
             warden.send(f"{type(error).__name__}: {error}".encode())
@@ -201,14 +201,11 @@ def _wall_in(place: Place, warden: socket.socket) -> None:
     os.write(warden.fileno(), WALLS_STAND)
 
 
-def _close_others(kept: tuple[int, ...]) -> None:
-    low = VALUE_DESCRIPTOR + 1
-    with contextlib.suppress(OSError):
-        os.fstat(COMMANDS_DESCRIPTOR)
-        low = _FIRST_CLOSED
+def _close_others(first: int, kept: tuple[int, ...]) -> None:
+    """Close every descriptor from ``first`` on but those kept."""
     for descriptor in (*sorted(kept), 1 << 20):
-        os.closerange(low, descriptor)
-        low = descriptor + 1
+        os.closerange(first, descriptor)
+        first = descriptor + 1
 
 
 def _execute_other(argv: list[str]) -> NoReturn:

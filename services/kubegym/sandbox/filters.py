@@ -11,6 +11,9 @@ from kubegym.sandbox import syscalls
 from kubegym.sandbox.errors import SandboxUnavailable
 
 
+_ADDRESS_BITS = (1 << 64) - 1
+
+
 @functools.cache
 def compile_filter(*, listen: bool = True, processes: bool = False) -> bytes:
     """The filter as BPF.
@@ -32,8 +35,10 @@ def compile_filter(*, listen: bool = True, processes: bool = False) -> bytes:
     for name in syscalls.ABSENT:  # libraries that meet ENOSYS take an older call, which the filter can judge
         _add(seccomp, made, seccomp.ERRNO(errno.ENOSYS), name)
     for name, argument, values in syscalls.ALLOWED_WITH:
-        for value in values:  # the kernel reads these arguments as 32 bits
-            _add(seccomp, made, seccomp.ALLOW, name, seccomp.Arg(argument, seccomp.MASKED_EQ, 0xFFFFFFFF, value))
+        for value in values:
+            # All of them but addresses are 32 bits for the kernel, whatever stands above.
+            bits = _ADDRESS_BITS if name in syscalls.ADDRESSES else 0xFFFFFFFF
+            _add(seccomp, made, seccomp.ALLOW, name, seccomp.Arg(argument, seccomp.MASKED_EQ, bits, value))
     if listen:
         own = seccomp.Arg(0, seccomp.EQ, syscalls.LISTENER_DESCRIPTOR)
         _add(seccomp, made, seccomp.ALLOW, "sendmsg", own)

@@ -20,7 +20,7 @@ ALLOWED: Final = tuple(
     pwritev pwritev2 read readahead readlink readlinkat readv recvfrom rename renameat renameat2 restart_syscall rmdir
     rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait
     rt_tgsigqueueinfo sched_get_priority_max sched_get_priority_min sched_getaffinity sched_getattr sched_getparam
-    sched_getscheduler sched_rr_get_interval sched_yield select sendfile sendto set_robust_list set_tid_address
+    sched_getscheduler sched_rr_get_interval sched_yield select sendfile set_robust_list set_tid_address
     setitimer setpgid setrlimit shutdown sigaltstack splice stat statfs statx symlink symlinkat sysinfo tee tgkill time
     timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime
     timerfd_settime times tkill truncate umask uname unlink unlinkat vmsplice wait4 waitid write writev
@@ -56,6 +56,7 @@ COUNTED: Final = ("clone", "fork", "vfork")
 
 ALLOWED_WITH: Final = (
     ("socketpair", 0, (1,)),  # AF_UNIX
+    ("sendto", 4, (0,)),  # to the other end, never to an address
     # include/uapi/linux/prctl.h: names of threads and of memory; what only asks.
     ("prctl", 0, (2, 3, 15, 16, 21, 23, 27, 39, 46, 48, 0x53564D41)),
     # include/uapi/asm-generic/fcntl.h, linux/fcntl.h: no owners, leases, notifications or larger pipes.
@@ -64,9 +65,12 @@ ALLOWED_WITH: Final = (
     ("ioctl", 1, (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)),
     ("prlimit64", 0, (0,)),  # of itself, never of another process
     ("sched_setaffinity", 0, (0,)),
-    ("personality", 0, (0, 0xFFFFFFFF)),  # asks
+    ("personality", 0, (0xFFFFFFFF,)),  # asks
 )
 """Calls that some values of one argument (its index, counted from 0) make harmless; others are refused."""
+
+ADDRESSES: Final = ("sendto",)
+"""Of these the argument that is looked at is an address, of 64 bits."""
 
 # include/uapi/linux/sched.h
 CLONE_THREAD: Final = 0x00010000
