@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import kubegym
-from kubegym.cli import cluster, gc, listing, pods, serve, validate
+from kubegym.cli import cluster, gc, listing, pods, sandbox, serve, validate
 from kubegym.cli import run as running
 from kubegym.cli import show as showing
 from kubegym.cli.errors import BAD_INPUT, print_json
@@ -39,6 +39,7 @@ app.command("finalise")(pods.finalise)
 app.command("fetch")(pods.fetch)
 
 app.add_typer(serve.serve)
+app.add_typer(sandbox.sandbox)
 
 
 @app.callback(invoke_without_command=True)

@@ -85,7 +85,10 @@ def _seccomp() -> list[Finding]:
     listens, why = _in_child(listen=True)
     return [
         Finding(
-            Wall.SECCOMP, loads, f"a filter of {size} instructions, made by libseccomp" if loads else problem, needed=True
+            Wall.SECCOMP,
+            loads,
+            f"a filter of {size} instructions, made by libseccomp" if loads else problem,
+            needed=True,
         ),
         Finding(
             Wall.LISTENER, listens, "refused calls are heard of, new processes counted" if listens else why, needed=True

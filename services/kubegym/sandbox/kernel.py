@@ -131,8 +131,7 @@ class Notification(NamedTuple):
     id: int
     pid: int
     number: int
-    first: int
-    """Its first argument."""
+    arguments: tuple[int, ...]
 
 
 def receive(listener: int) -> Notification | None:
@@ -142,13 +141,18 @@ def receive(listener: int) -> Notification | None:
         fcntl.ioctl(listener, _NOTIF_RECV, buffer, True)
     except OSError:  # ENOENT: killed meanwhile
         return None
-    id_, pid, _, number, _, _, first, *_ = _NOTIFICATION.unpack(buffer)
-    return Notification(id_, pid, number, first)
+    id_, pid, _, number, _, _, *arguments = _NOTIFICATION.unpack(buffer)
+    return Notification(id_, pid, number, tuple(arguments))
 
 
-def answer(listener: int, notification: Notification, error: int) -> None:
-    """Refuse a waiting call with an errno; 0 lets it go on. Whoever is gone needs no answer."""
-    reply = bytearray(_ANSWER.pack(notification.id, 0, -error, 0 if error else _FLAG_CONTINUE))
+GO_ON: Final = -1
+"""An answer: the kernel makes the call."""
+
+
+def answer(listener: int, notification: Notification, verdict: int) -> None:
+    """Answer a waiting call: ``GO_ON``, an errno, or 0 where the call was made in its place. Nobody there: nothing."""
+    go_on = verdict == GO_ON
+    reply = bytearray(_ANSWER.pack(notification.id, 0, 0 if go_on else -verdict, _FLAG_CONTINUE if go_on else 0))
     try:
         fcntl.ioctl(listener, _NOTIF_SEND, reply)
     except OSError:

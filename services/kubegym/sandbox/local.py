@@ -36,6 +36,7 @@ _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "OPENSSL_CONF": "/dev/null",  # its own lies in a folder that programs cannot read
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"),
 }
 
@@ -177,7 +178,15 @@ class LocalSandbox:
             return self._server
 
     async def _place(self) -> _Place:
-        return (self._server or await self._started()).place()
+        """A warden of one's own; of another fork server where the one before was killed. Raises SandboxLost."""
+        server = self._server or await self._started()
+        try:
+            return server.place()
+        except SandboxLost:
+            if self._server is server:
+                self._server = None
+                await asyncio.get_running_loop().run_in_executor(None, server.close)
+            return (await self._started()).place()
 
     async def _in_place(self, place: _Place, request: Request) -> Execution:
         with request.files() as descriptors:

@@ -95,8 +95,7 @@ def session_payload(files: Mapping[str, str | bytes] | None, limits: Limits) -> 
 
 def _payload(program: dict[str, Any], files: Mapping[str, str | bytes] | None, limits: Limits) -> bytes:
     contents = {
-        _relative(path): text.encode() if isinstance(text, str) else bytes(text)
-        for path, text in (files or {}).items()
+        _relative(path): text.encode() if isinstance(text, str) else bytes(text) for path, text in (files or {}).items()
     }
     if len(contents) > min(_MOST_FILES, limits.files):
         raise InvalidExecution(f"{len(contents)} files; {min(_MOST_FILES, limits.files)} is the most")
@@ -126,14 +125,14 @@ def memory_file(data: bytes) -> BinaryIO:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
-    return file  # type: ignore[return-value]
+    return file
 
 
 @contextlib.contextmanager
 def read_only(data: bytes) -> Iterator[BinaryIO]:
     """Such a file that whoever gets it can only read."""
     with memory_file(data) as file, open(f"/proc/self/fd/{file.fileno()}", "rb", buffering=0) as reading:
-        yield reading  # type: ignore[misc]
+        yield reading
 
 
 def execution(report: Mapping[str, Any], request: Request, output: BinaryIO) -> Execution:

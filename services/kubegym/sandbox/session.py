@@ -279,5 +279,3 @@ async def _write(loop: asyncio.AbstractEventLoop, descriptor: int, data: bytes) 
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-

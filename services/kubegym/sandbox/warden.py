@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from kubegym.sandbox import child, kernel, proc, scratch
+from kubegym.sandbox import child, chmod, kernel, proc, scratch
 from kubegym.sandbox.child import Place, Streams
 from kubegym.sandbox.syscalls import CLONE_THREAD, NEW_NAMESPACES
 
@@ -161,8 +161,8 @@ class Warden:
             return [], Streams(payload, self._null, stdout, stderr, value, commands, theirs)
         pairs = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         stdin = descriptors[2] if len(descriptors) > 2 else self._null
-        writing = [pair[1] for pair in pairs]
-        return [pair[0] for pair in pairs], Streams(descriptors[0], stdin, *writing, -1, theirs)
+        stdout, stderr, value = (pair[1] for pair in pairs)
+        return [pair[0] for pair in pairs], Streams(descriptors[0], stdin, stdout, stderr, value, -1, theirs)
 
     def _report(self, watch: Watch) -> dict[str, Any]:
         report: dict[str, Any] = {
@@ -298,16 +298,17 @@ class _Loop:
         kernel.answer(descriptor, notification, self._verdict(notification, name))
 
     def _verdict(self, notification: kernel.Notification, name: str | None) -> int:
-        watch = self._watch
+        """What the kernel is told, see ``kernel.answer``."""
+        watch, arguments = self._watch, notification.arguments
         if name in ("clone", "fork", "vfork"):
-            if watch.stopped or self._ended:
-                return errno.EAGAIN
-            flags = notification.first if name == "clone" else 0
-            if not flags & NEW_NAMESPACES:
-                if flags & CLONE_THREAD:
-                    return errno.EAGAIN if proc.threads(notification.pid) > watch.limits["threads"] else 0
-                if watch.limits["processes"]:
-                    return errno.EAGAIN if self._processes() > watch.limits["processes"] else 0
+            verdict = self._new_task(notification, arguments[0] if name == "clone" else 0)
+            if verdict is not None:
+                return verdict
+        elif name == "chmod" or (name == "fchmodat" and arguments[0] & 0xFFFFFFFF == chmod.AT_FDCWD):
+            path, mode = arguments[:2] if name == "chmod" else arguments[1:3]
+            done = chmod.chmod_for(notification.pid, self._warden._place.scratch, path, mode & 0xFFFF)
+            if done != errno.EPERM:
+                return done
         shown = name or f"system call {notification.number}"
         if shown not in watch.refused and len(watch.refused) < 100:
             watch.refused.append(shown)
@@ -315,6 +316,19 @@ class _Loop:
         if watch.refusals > _MOST_REFUSALS:
             self._stop("refusals")
         return errno.EPERM if name else errno.ENOSYS
+
+    def _new_task(self, notification: kernel.Notification, flags: int) -> int | None:
+        """A thread or a process, as long as there are not too many; None: not to be had at all."""
+        limits = self._watch.limits
+        if self._watch.stopped or self._ended:
+            return errno.EAGAIN
+        if flags & NEW_NAMESPACES:
+            return None
+        if flags & CLONE_THREAD:
+            return errno.EAGAIN if proc.threads(notification.pid) > limits["threads"] else kernel.GO_ON
+        if not limits["processes"]:
+            return None
+        return errno.EAGAIN if self._processes() > limits["processes"] else kernel.GO_ON
 
     def _processes(self) -> int:
         """Processes of the program, itself among them; orphans that are done are taken away first."""
@@ -382,7 +396,7 @@ def watch_end(watch: Watch) -> dict[str, Any]:
     _, status, usage = os.wait4(watch.pid, 0)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = os.waitstatus_to_exitcode(status)
-    report = {
+    report: dict[str, Any] = {
         "exit_code": code if code >= 0 else None,
         "signal": -code if code < 0 else None,
         "cpu_seconds": used.ru_utime + used.ru_stime - watch.children_before,

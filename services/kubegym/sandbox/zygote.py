@@ -91,14 +91,14 @@ def _prepare(setup: dict[str, Any]) -> tuple[Place, dict[int, str]]:
 _COMMON: Sequence[str] = (
     "array bisect cmath collections copy datetime decimal fractions functools heapq inspect io itertools linecache math"
     " numbers operator queue random re statistics string struct textwrap threading time traceback typing unicodedata"
-).split()  # type: ignore[assignment]
+).split()
 
 
 def _imports_for_children(libraries: dict[str, str]) -> tuple[int, ...]:
     """Let children import the standard library and the chosen libraries, and find nothing else."""
     standard = [path for path in sys.path if _is_standard(path)]
     sys.path[:] = standard
-    kept = []
+    kept: list[int] = []
     for index, path in enumerate(standard):
         if not _reachable(path):  # by another user, as for an interpreter below /root: children hold it open
             high = _KEPT_FROM + len(kept)

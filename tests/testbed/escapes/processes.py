@@ -17,7 +17,12 @@ ESCAPES = (
     one("vfork", "start a process with vfork", "call(58)"),
     one("posix_spawn", "start a program beside it", 'os.posix_spawn("/bin/true", ["true"], {})'),
     one("subprocess", "start a shell", 'subprocess.run(["sh", "-c", "echo"], check=True)', setup="import subprocess"),
-    one("multiprocessing", "start a process with the library", "p.start()", setup="import multiprocessing\np = multiprocessing.get_context('fork').Process(target=print)"),
+    one(
+        "multiprocessing",
+        "start a process with the library",
+        "p.start()",
+        setup="import multiprocessing\np = multiprocessing.get_context('fork').Process(target=print)",
+    ),
     one("kill_all", "end every process that it can", "os.kill(-1, 9)", "None"),
     one("kill_parent", "end its warden", "os.kill(os.getppid(), 9)"),
     one("stop_parent", "stop its warden", "os.kill(os.getppid(), 19)"),
@@ -31,7 +36,11 @@ ESCAPES = (
         "os.killpg(os.getpgid(os.getppid()), 9)",
         lambda done: done.signal == 9,  # itself it may end; whether anybody else is gone the world tells
     ),
-    one("queue_signal", "send a signal with a value to its warden", "call(129, os.getppid(), 10, (ctypes.c_char * 128)())"),
+    one(
+        "queue_signal",
+        "send a signal with a value to its warden",
+        "call(129, os.getppid(), 10, (ctypes.c_char * 128)())",
+    ),
     one("thread_signal", "send a signal to a thread of its warden", "call(234, os.getppid(), os.getppid(), 9)"),
     Escape(
         "signal_by_owner",
@@ -62,7 +71,9 @@ os._exit(0)
         "fork_bomb_in_shell",
         "double itself in a shell",
         argv=("bash", "-c", "b() { b | b & }; b; sleep 1; echo CONTAINED"),
-        contained=lambda done: "ESCAPED" not in done.stdout and (done.exit_code is not None or done.stopped is not None),
+        contained=lambda done: (
+            "ESCAPED" not in done.stdout and (done.exit_code is not None or done.stopped is not None)
+        ),
         limits=TREE,
     ),
     Escape(

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from kubegym.sandbox.protocol import Execution, Limits
 
-LIMITS = Limits(cpu_seconds=3, wall_seconds=8, memory_bytes=128 << 20, file_bytes=16 << 20, disk_bytes=32 << 20, files=500)
+LIMITS = Limits(
+    cpu_seconds=3, wall_seconds=8, memory_bytes=128 << 20, file_bytes=16 << 20, disk_bytes=32 << 20, files=500
+)
 TREE = Limits(
     cpu_seconds=4,
     wall_seconds=8,

@@ -54,7 +54,14 @@ class World:
     def _looks(self) -> tuple[Any, ...]:
         answers = Path(self.facts["answers"])
         found = answers.stat()
-        return (answers.read_bytes(), found.st_mode, found.st_uid, found.st_mtime_ns, found.st_nlink, os.listdir(self.folder))
+        return (
+            answers.read_bytes(),
+            found.st_mode,
+            found.st_uid,
+            found.st_mtime_ns,
+            found.st_nlink,
+            os.listdir(self.folder),
+        )
 
 
 def _left() -> Iterator[int]:
@@ -107,7 +114,9 @@ def standing() -> Iterator[World]:
             "caller": os.getpid(),
             "victim": victim.pid,
             "secret": secret,
-            "site": next((path for path in (*sys.path, *site.getsitepackages()) if "site-packages" in path), "/nowhere"),
+            "site": next(
+                (path for path in (*sys.path, *site.getsitepackages()) if "site-packages" in path), "/nowhere"
+            ),
             "source": os.path.dirname(kubegym.sandbox.__file__),
         }
         world = World(folder, facts, listening, victim)
