@@ -15,6 +15,7 @@ from kubegym_operator.build.labels import content_digest, labels, owner_referenc
 from kubegym_operator.build.pod import config_mount
 from kubegym_operator.build.resources import SESSION_KEY, build_resources
 from kubegym_operator.build.rolling import NO_DIGESTS
+from kubegym_operator.build.sandbox import build_sandbox
 from kubegym_operator.build.served import (
     FILE,
     FOLDER,
@@ -71,7 +72,7 @@ def build_environment(
     *,
     config_digests: Mapping[str, str] = NO_DIGESTS,
 ) -> list[dict[str, Any]]:
-    """The objects to apply for agent and resources server: none for what is placed in the worker.
+    """The objects to apply for agent, resources server and sandbox: none for what is placed in the worker.
 
     ConfigMap, ServiceAccounts, Services, NetworkPolicies, PodDisruptionBudgets, Deployments. Does not contain the
     ModelServers (``build_model_servers``).
@@ -87,10 +88,13 @@ def build_environment(
     """
     spec = environment.spec
     served = [part.placement == "Service" for part in (spec.resources, spec.agent)]
-    if not any(served):
+    if not any(served) and spec.resources.sandbox is None:
         return []
     manifest = served_manifest(environment, endpoints)
     rendering = Rendering(environment, context, _spec_digest(environment, manifest, config_digests))
+    sandbox = build_sandbox(rendering, environment)
+    if not any(served):
+        return sandbox
     config = names.environment_config(environment.name)
     mount = config_mount("environment", config, FOLDER, FILE)
     objects = [rendering.child("ConfigMap", config, None, data={FILE: manifest_text(manifest)})]
@@ -98,7 +102,7 @@ def build_environment(
         objects += build_resources(rendering, environment, endpoints, manifest, mount, config_digests)
     if served[1]:
         objects += build_agent(rendering, environment, endpoints, manifest, mount, config_digests)
-    return objects
+    return [*objects, *sandbox]
 
 
 def build_session_secret(environment: GymEnvironment, token: str) -> dict[str, Any]:

@@ -108,6 +108,9 @@ def sandbox(
     library: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Loaded before the first program; repeatable.")
     ] = None,
+    folder: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where programs work. Default: the temporary folder.")
+    ] = None,
     without: Annotated[
         str, typer.Option(metavar="WALLS", help="Walls that may be missing: landlock, seccomp, listener.")
     ] = "",
@@ -122,7 +125,7 @@ def sandbox(
 
         host, port = address(listen)
         libraries = None if library is None else tuple(library)
-        settings = SandboxSettings(libraries=libraries, places=places, without=walls(without))
+        settings = SandboxSettings(libraries=libraries, places=places, folder=folder, without=walls(without))
         service = SandboxService(LocalSandbox(settings), token_file)
         serve_app(service.app(), host, port, on_listening=announce("sandbox"))
         return 0

@@ -55,7 +55,7 @@ def require(without: frozenset[Wall]) -> Enforced:
         names = ",".join(found.name for found in missing)
         raise SandboxUnavailable(
             f"this machine cannot contain untrusted code:\n{lines}\n"
-            f"Run it elsewhere, or allow these walls to be missing by name: {names} (docs/sandbox.md says what then holds)."
+            f"Run it elsewhere, or allow these walls to be missing: {names}; docs/sandbox.md says what then holds."
         )
     return enforced
 

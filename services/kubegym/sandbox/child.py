@@ -131,7 +131,7 @@ def _take_streams(streams: Streams) -> None:
 
 
 def _limit(limits: dict[str, float], base_bytes: int, alone: bool, *, warm: bool) -> None:
-    """rlimits. A program of its own may reserve address space without end, as runtimes do; its data is limited."""
+    """Rlimits. A program of its own may reserve address space without end, as runtimes do; its data is limited."""
     memory = int(limits["memory_bytes"])
     cpu = int(limits["cpu_seconds"]) + 1
     tasks = int((limits["processes"] + 1) * (limits["threads"] + 1))

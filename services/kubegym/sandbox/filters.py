@@ -10,7 +10,6 @@ from typing import Any
 from kubegym.sandbox import syscalls
 from kubegym.sandbox.errors import SandboxUnavailable
 
-
 _ADDRESS_BITS = (1 << 64) - 1
 
 
@@ -83,7 +82,5 @@ def _library() -> Any:
     try:
         import pyseccomp
     except (ImportError, RuntimeError) as error:
-        raise SandboxUnavailable(
-            f"the sandbox needs pyseccomp and libseccomp ({error}): install kubegym[sandbox] and the system's libseccomp2"
-        ) from error
+        raise SandboxUnavailable(f"the sandbox needs kubegym[sandbox] and the system's libseccomp2: {error}") from error
     return pyseccomp

@@ -12,9 +12,9 @@ from kubegym.sandbox.errors import InvalidExecution
 MAX_DESCRIPTORS: Final = 500
 
 Stopped = Literal["cpu", "wall", "memory", "disk", "output", "refusals"]
-"""Which limit ended a program: CPU seconds, wall seconds, memory of all its processes, disk or files, output, or refused
-system calls without end. A limit that the program meets as an error of its own (MemoryError, EAGAIN for one process too
-many, EFBIG) ends nothing."""
+"""Which limit ended a program: CPU seconds, wall seconds, memory of all its processes, disk or files, output, or
+refused system calls without end. A limit that the program meets as an error of its own (MemoryError, EAGAIN for one
+process too many, EFBIG) ends nothing."""
 
 
 @dataclass(frozen=True, slots=True)

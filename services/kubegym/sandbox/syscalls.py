@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from typing import Final
 
-ALLOWED: Final = tuple(
-    """
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+ALLOWED: Final = _names("""
     access alarm arch_prctl brk capget chdir clock_getres clock_gettime clock_nanosleep close close_range
     copy_file_range creat dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait
     eventfd eventfd2 execve execveat exit exit_group faccessat faccessat2 fadvise64 fallocate fchdir fdatasync flock
@@ -24,12 +28,10 @@ ALLOWED: Final = tuple(
     setitimer setpgid setrlimit shutdown sigaltstack splice stat statfs statx symlink symlinkat sysinfo tee tgkill time
     timer_create timer_delete timer_getoverrun timer_gettime timer_settime timerfd_create timerfd_gettime
     timerfd_settime times tkill truncate umask uname unlink unlinkat vmsplice wait4 waitid write writev
-    """.split()
-)
+""")
 """Harmless, or held by Landlock, rlimits and the user id."""
 
-REFUSED: Final = tuple(
-    """
+REFUSED: Final = _names("""
     accept accept4 acct add_key adjtimex bind bpf capset chmod chown chroot clock_adjtime clock_settime connect
     delete_module fanotify_init fanotify_mark fchmod fchmodat fchmodat2 fchown fchownat finit_module fremovexattr
     fsconfig fsetxattr fsmount fsopen fspick futimesat get_mempolicy init_module inotify_add_watch inotify_init
@@ -44,8 +46,7 @@ REFUSED: Final = tuple(
     semtimedop sendmmsg sendmsg set_mempolicy setdomainname setfsgid setfsuid setgid setgroups sethostname setns
     setpriority setregid setresgid setresuid setreuid setsid setsockopt settimeofday setuid setxattr shmat shmctl shmdt
     shmget socket swapoff swapon sync syncfs syslog umount2 unshare uselib userfaultfd utime utimensat utimes vhangup
-    """.split()
-)
+""")
 """Each is a way out, a channel to others, or a change to what others see: EPERM, and the warden notes it."""
 
 ABSENT: Final = ("clone3", "openat2", "epoll_ctl_old", "epoll_wait_old")

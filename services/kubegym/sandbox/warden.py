@@ -393,7 +393,7 @@ class _Loop:
 
 def watch_end(watch: Watch) -> dict[str, Any]:
     """How the first process ended, and what all used. Takes it away."""
-    _, status, usage = os.wait4(watch.pid, 0)
+    _, status = os.waitpid(watch.pid, 0)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = os.waitstatus_to_exitcode(status)
     report: dict[str, Any] = {

@@ -21,7 +21,6 @@ import stat
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kubegym.sandbox import kernel
@@ -75,7 +74,7 @@ def _prepare(setup: dict[str, Any]) -> tuple[Place, dict[int, str]]:
     os.environ.pop("PYTHONPATH", None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in (*setup["libraries"], *_COMMON):
+        for name in (*setup["libraries"], *_COMMON.split()):
             importlib.import_module(name)
     rules = readable_rules(setup["readable"], setup["abi"])
     kept = _imports_for_children(rules.libraries)
@@ -88,10 +87,11 @@ def _prepare(setup: dict[str, Any]) -> tuple[Place, dict[int, str]]:
     return place, {int(number): name for number, name in setup["names"].items()}
 
 
-_COMMON: Sequence[str] = (
-    "array bisect cmath collections copy datetime decimal fractions functools heapq inspect io itertools linecache math"
-    " numbers operator queue random re statistics string struct textwrap threading time traceback typing unicodedata"
-).split()
+_COMMON = """
+    array bisect cmath collections copy datetime decimal fractions functools heapq inspect io itertools linecache math
+    numbers operator queue random re statistics string struct textwrap threading time traceback typing unicodedata
+"""
+"""Modules that programs use most: loaded once, for all of them."""
 
 
 def _imports_for_children(libraries: dict[str, str]) -> tuple[int, ...]:
