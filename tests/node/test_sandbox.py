@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +19,6 @@ from testbed.kind_runs import applied, sample
 
 BOXED = "boxed"
 SUITE_SECONDS = 900.0  # on a loaded machine; two minutes otherwise
-READY_SECONDS = 600.0
 SUITE_FOLDER = "/opt/kubegym-escapes"
 
 
@@ -85,7 +85,8 @@ def test_a_session_stays_in_its_pod(cluster: KindCluster, boxed: None) -> None:
 def test_without_the_token_nothing_runs(cluster: KindCluster, boxed: None) -> None:
     asked = """
         import os, urllib.request, urllib.error
-        request = urllib.request.Request(os.environ["KUBEGYM_SANDBOX_URL"] + "/run", b"{}", {"authorization": "Bearer no"})
+        url = os.environ["KUBEGYM_SANDBOX_URL"] + "/run"
+        request = urllib.request.Request(url, b"{}", {"authorization": "Bearer no"})
         try:
             print(urllib.request.urlopen(request, timeout=20).status)
         except urllib.error.HTTPError as error:
@@ -125,6 +126,8 @@ def test_nothing_outside_is_reached_from_the_pods(cluster: KindCluster, boxed: N
 
 def test_a_lost_pod_is_retryable_and_no_answer(cluster: KindCluster, boxed: None) -> None:
     labels = f"kubegym.dev/gymenvironment-name={BOXED},app.kubernetes.io/component=sandbox"
+    pods = [each["metadata"]["name"] for each in cluster.api.list("v1", "Pod", NAMESPACE, labels)]
+    look = ["--", "python", "-c", "import glob; print(len(glob.glob('/scratch/**/started', recursive=True)))"]
     kill = ["delete", "pods", "-l", labels, "--grace-period=0", "--force"]
     lost = """
         import asyncio, json, sys
@@ -134,21 +137,22 @@ def test_a_lost_pod_is_retryable_and_no_answer(cluster: KindCluster, boxed: None
             sandbox = process_sandbox()
             print("started", flush=True)
             try:
-                done = await sandbox.run("import time; time.sleep(100)", limits=Limits(wall_seconds=120))
+                code = "import time; open('started', 'w'); time.sleep(100)"
+                done = await sandbox.run(code, limits=Limits(wall_seconds=120))
                 print(json.dumps({"done": done.stopped or done.exit_code}))
             except SandboxError as error:
                 print(json.dumps({"reason": error.reason, "retryable": error.retryable}))
             await sandbox.close()
         asyncio.run(main())
     """
-    import threading
-
     said: list[str] = []
     asking = threading.Thread(target=lambda: said.append(in_resources(cluster, lost)))
     asking.start()
-    busy = ["exec", f"deployment/{BOXED}-resources", "--", "python", "-c"]
-    running = "import os; print(sum(b'sleep' in open(f'/proc/{p}/cmdline', 'rb').read() for p in os.listdir('/proc') if p.isdigit()))"
-    until(lambda: int(cluster.kubectl(*busy, running, namespace=NAMESPACE)) > 0, "the program was sent", seconds=60)
+
+    def running() -> bool:
+        return any(int(cluster.kubectl("exec", name, *look, namespace=NAMESPACE)) for name in pods)
+
+    until(running, "the program runs", seconds=60)
     cluster.kubectl(*kill, namespace=NAMESPACE)
     asking.join(110)
     assert json.loads(said[0].splitlines()[-1]) == {"reason": "SandboxLost", "retryable": True}

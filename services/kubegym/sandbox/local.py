@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubegym.sandbox import kernel
-from kubegym.sandbox.check import Enforced, Wall, require
+from kubegym.sandbox.check import Enforced, Wall, examine, require
 from kubegym.sandbox.errors import SandboxBusy, SandboxLost, SandboxUnavailable
 from kubegym.sandbox.filters import compile_filter, syscall_names
 from kubegym.sandbox.payload import Request, execution, request_of, session_payload
@@ -82,7 +82,9 @@ class LocalSandbox:
 
     @property
     def places(self) -> int:
-        """How many programs run at once."""
+        """How many programs run at once. One where only Landlock would keep programs of one user apart, and is missing."""
+        if Wall.LANDLOCK not in examine().walls and os.geteuid() != 0:
+            return 1
         return self.settings.places or os.cpu_count() or 1
 
     async def start(self) -> Enforced:

@@ -23,14 +23,24 @@ def _read(path: str) -> bytes:
         os.close(descriptor)
 
 
-def descendants(root: int) -> list[int]:
-    """Process ids below a process, parents before children; zombies too."""
+def children(parent: int) -> list[int]:
+    """Process ids of a process's own children; zombies too."""
+    return _by_parent().get(parent, [])
+
+
+def _by_parent() -> dict[int, list[int]]:
     parents: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = _stat(int(name))
             if fields:
                 parents.setdefault(int(fields[1]), []).append(int(name))
+    return parents
+
+
+def descendants(root: int) -> list[int]:
+    """Process ids below a process, parents before children; zombies too."""
+    parents = _by_parent()
     found, waiting = [], [root]
     while waiting:
         below = parents.get(waiting.pop(), [])

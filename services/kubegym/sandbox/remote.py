@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from kubegym.http import ConnectFailed, HttpClient, HttpError, Response, Url
-from kubegym.sandbox.errors import InvalidExecution, SandboxBusy, SandboxError, SandboxLost
+from kubegym.sandbox.errors import InvalidExecution, SandboxBusy, SandboxError, SandboxLost, SandboxStarved
 from kubegym.sandbox.protocol import Execution, Limits
 from kubegym.sandbox.wire import execution_from_json, files_to_json, run_to_json
 
@@ -176,7 +176,14 @@ def _answered(reply: Response, address: str) -> dict[str, Any]:
         raise SandboxBusy(message)
     if reply.status in (401, 403):
         raise SandboxError(message, retryable=False)
-    raise SandboxLost(message) if reply.status == 404 else SandboxError(message, reason=said.get("reason"))
+    reason, retryable = str(said.get("reason", SandboxLost.reason)), said.get("retryable") is not False
+    if reason == SandboxStarved.reason:
+        raise SandboxStarved(message)
+    raise (
+        SandboxLost(message, retryable=retryable)
+        if reason == SandboxLost.reason
+        else SandboxError(message, reason=reason, retryable=retryable)
+    )
 
 
 def _execution(body: Mapping[str, Any]) -> Execution:

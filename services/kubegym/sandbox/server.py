@@ -146,7 +146,7 @@ class _Kept:
 
 def _problem(error: InvalidExecution | SandboxError) -> Problem:
     status = 422 if isinstance(error, InvalidExecution) else 429 if isinstance(error, SandboxBusy) else 503
-    return Problem(status, {"reason": error.reason, "message": error.message})
+    return Problem(status, {"reason": error.reason, "message": error.message, "retryable": error.retryable})
 
 
 def _while_connected(request: Request) -> contextlib.AbstractAsyncContextManager[None]:

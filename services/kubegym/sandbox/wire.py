@@ -39,7 +39,7 @@ def run_from_json(body: Mapping[str, Any]) -> dict[str, Any]:
             "code": _text(body.get("code")),
             "argv": body.get("argv"),
             "files": files_from_json(body.get("files")),
-            "stdin": base64.b64decode(body.get("stdin") or ""),
+            "stdin": base64.b64decode(body.get("stdin") or "", validate=True),
             "limits": limits_from_json(body.get("limits")),
             "value": _text(body.get("value")),
             "collect": list(body.get("collect") or ()),
@@ -55,7 +55,7 @@ def files_to_json(files: Mapping[str, str | bytes] | None) -> dict[str, str]:
 
 def files_from_json(value: Mapping[str, str] | None) -> dict[str, bytes]:
     """See ``files_to_json``. Raises ValueError."""
-    return {path: base64.b64decode(data) for path, data in (value or {}).items()}
+    return {path: base64.b64decode(data, validate=True) for path, data in (value or {}).items()}
 
 
 def limits_from_json(value: Mapping[str, Any] | None) -> Limits:

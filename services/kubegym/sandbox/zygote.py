@@ -21,9 +21,10 @@ import stat
 import sys
 import tempfile
 import warnings
+from collections.abc import Collection
 from typing import Any, NoReturn
 
-from kubegym.sandbox import kernel
+from kubegym.sandbox import kernel, proc
 from kubegym.sandbox.child import Place
 from kubegym.sandbox.places import readable_rules, uid_base
 from kubegym.sandbox.warden import Warden
@@ -174,7 +175,7 @@ def _serve(control: socket.socket, place: Place, names: dict[int, str], base: in
             if descriptor in wardens:
                 poll.unregister(descriptor)
                 os.close(descriptor)
-                _reap(wardens.pop(descriptor))
+                _reap(wardens.pop(descriptor), wardens.values())
                 continue
             message, received, _, _ = socket.recv_fds(control, 1, 1)
             if not message:
@@ -205,16 +206,23 @@ def _warden(control: socket.socket, place: Place, number: int, names: dict[int, 
         os._exit(1)
 
 
-def _reap(pid: int) -> None:
-    """A warden that ended, and whatever it left to us if it was killed."""
+def _reap(pid: int, others: Collection[int]) -> None:
+    """Take a warden that ended away, and what it left to us if it was killed: the program, and its children."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, 0)
+    while orphans := [child for child in proc.children(os.getpid()) if child not in others]:
+        for orphan in orphans:
+            with contextlib.suppress(OSError):
+                os.kill(orphan, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan, 0)
 
 
 def _end(wardens: dict[int, int]) -> None:
     """The caller is gone: every warden sees that, too, and ends its program first."""
-    for pid in wardens.values():
-        _reap(pid)
+    left = set(wardens.values())
+    while left:
+        _reap(left.pop(), left)
 
 
 if __name__ == "__main__":
