@@ -82,7 +82,7 @@ class LocalSandbox:
 
     @property
     def places(self) -> int:
-        """How many programs run at once. One where only Landlock would keep programs of one user apart, and is missing."""
+        """How many programs run at once: one, where nothing but a missing Landlock would keep them apart."""
         if Wall.LANDLOCK not in examine().walls and os.geteuid() != 0:
             return 1
         return self.settings.places or os.cpu_count() or 1
