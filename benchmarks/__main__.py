@@ -31,6 +31,7 @@ BENCHMARKS = {
     "start": (("start",), ("start",)),
     "slots": (("slots", "4000"), ("slots", "1000")),
     "workers": (("workers", "60", "1", "2", "4", "8"), ("workers", "20", "1", "8")),
+    "sandbox": (("sandbox", "300", "100000"), ("sandbox", "100", "2000")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import collections
 import contextlib
 import importlib.util
@@ -273,7 +272,7 @@ class _ForkServer:
             "readable": [os.path.realpath(path) for path in settings.readable],
             "folder": settings.folder or tempfile.gettempdir(),
             "abi": kernel.landlock_abi() if Wall.LANDLOCK in self.enforced.walls else 0,
-            "filter": base64.b64encode(compile_filter(listen=listen)).decode() if seccomp else "",
+            "filter": compile_filter(listen=listen).hex() if seccomp else "",
             "listen": listen,
             "names": syscall_names() if listen else {},
         }

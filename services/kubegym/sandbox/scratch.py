@@ -9,7 +9,6 @@ import contextlib
 import os
 import stat
 from itertools import count
-from secrets import token_hex
 
 
 def usage(folder: str, most_files: int) -> tuple[int, int]:
@@ -52,7 +51,8 @@ def empty(folder: str) -> None:
     Folders are pulled up to the top before they are emptied, so that paths stay short however deep the program went.
     Raises OSError for what cannot be removed.
     """
-    names = (f"{folder}/{token_hex(8)}-{number}" for number in count())
+    secret = os.urandom(8).hex()  # none of its own names
+    names = (f"{folder}/{secret}-{number}" for number in count())
     waiting = [folder]
     while waiting:
         current = waiting.pop()

@@ -6,7 +6,6 @@ socket came with the request. It ends when its caller does, and its wardens with
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import gc
 import importlib
@@ -14,17 +13,15 @@ import importlib.machinery
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import stat
 import sys
-import tempfile
 import warnings
 from collections.abc import Collection
 from typing import Any, NoReturn
 
-from kubegym.sandbox import kernel, proc
+from kubegym.sandbox import kernel, proc, scratch
 from kubegym.sandbox.child import Place
 from kubegym.sandbox.places import readable_rules, uid_base
 from kubegym.sandbox.warden import Warden
@@ -53,7 +50,7 @@ def main(descriptor: int) -> NoReturn:
         _serve(control, place, names, base)
     finally:
         with contextlib.suppress(OSError):
-            shutil.rmtree(place.scratch)
+            _remove(place.scratch)
     os._exit(0)
 
 
@@ -79,10 +76,11 @@ def _prepare(setup: dict[str, Any]) -> tuple[Place, dict[int, str]]:
             importlib.import_module(name)
     rules = readable_rules(setup["readable"], setup["abi"])
     kept = _imports_for_children(rules.libraries)
-    program = kernel.Program(base64.b64decode(setup["filter"])) if setup["filter"] else None
+    program = kernel.Program(bytes.fromhex(setup["filter"])) if setup["filter"] else None
     _remove_stale(setup["folder"])
-    folder = tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=setup["folder"])
-    os.chmod(folder, 0o711)
+    folder = f"{setup['folder']}/{PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
+    os.mkdir(folder, 0o711)
+    os.chmod(folder, 0o711)  # whatever the umask is
     uid = uid_base(os.getpid()) if os.geteuid() == 0 else None
     place = Place(uid, folder, rules.opened, setup["abi"], program, setup["listen"], kept)
     return place, {int(number): name for number, name in setup["names"].items()}
@@ -156,7 +154,13 @@ def _remove_stale(base: str) -> None:
         if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
             with contextlib.suppress(OSError):
                 if os.lstat(f"{base}/{name}").st_uid == os.geteuid():
-                    shutil.rmtree(f"{base}/{name}", ignore_errors=True)
+                    _remove(f"{base}/{name}")
+
+
+def _remove(folder: str) -> None:
+    """A folder and all in it. Raises OSError."""
+    scratch.empty(folder)
+    os.rmdir(folder)
 
 
 def _address_space() -> int:
