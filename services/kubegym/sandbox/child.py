@@ -10,6 +10,7 @@ import contextlib
 import gc
 import json
 import linecache
+import marshal
 import os
 import resource
 import signal
@@ -38,6 +39,7 @@ WALLS_STAND = b"+"
 """The child's message when all of its walls stand; any other says why they do not."""
 
 LENGTH = struct.Struct("!I")
+_DESCRIPTOR = struct.Struct("@i")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def run(place: Place, streams: Streams, limits: dict[str, float], base_bytes: in
     warden = streams.listener
     try:
         head = LENGTH.unpack(os.pread(streams.payload, LENGTH.size, 0))[0]
-        payload = json.loads(os.pread(streams.payload, head, LENGTH.size))
+        payload = marshal.loads(os.pread(streams.payload, head, LENGTH.size))
         _take_streams(streams)
         warden = socket.socket(fileno=LISTENER_DESCRIPTOR)
         _limit(limits, base_bytes, place.uid is not None, warm="argv" not in payload)
@@ -194,7 +196,8 @@ def _wall_in(place: Place, warden: socket.socket) -> None:
         kernel.landlock_allow(ruleset, scratch, kernel.rights_of(kernel.SCRATCH, place.abi))
         kernel.landlock_restrict_self(ruleset)
     if place.program is not None and place.listen:
-        socket.send_fds(warden, [WALLS_STAND], [place.program.load(listen=True)])
+        listener = _DESCRIPTOR.pack(place.program.load(listen=True))
+        warden.sendmsg([WALLS_STAND], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, listener)])
         return
     if place.program is not None:
         place.program.load(listen=False)
