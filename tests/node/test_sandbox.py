@@ -15,10 +15,11 @@ from testbed.k8s.cluster import KubectlFailed
 from testbed.k8s.process import until
 from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_pods import pod
-from testbed.kind_runs import applied, sample
+from testbed.kind_runs import API, applied, sample
 
 BOXED = "boxed"
 SUITE_SECONDS = 900.0  # on a loaded machine; two minutes otherwise
+READY_SECONDS = 600.0
 SUITE_FOLDER = "/opt/kubegym-escapes"
 
 
@@ -27,11 +28,22 @@ def boxed(cluster: KindCluster) -> Iterator[None]:
     """An environment in whose resources pod ``self.sandbox`` is two pods of its own."""
     environment, _ = sample()
     environment["metadata"]["name"] = BOXED
+    environment["spec"].pop("models")  # nobody collects rollouts of it here
     environment["spec"]["resources"] |= {"placement": "Service", "sandbox": {"replicas": 2}}
     environment["spec"]["agent"]["placement"] = "Service"
     with applied(cluster, [environment]):
-        cluster.wait(f"gymenvironment/{BOXED}", "Ready", NAMESPACE, seconds=110)
+        ready(cluster)
         yield
+
+
+def ready(cluster: KindCluster) -> None:
+    """Wait until the environment serves, its sandbox pods too."""
+
+    def is_ready() -> bool:
+        status = (cluster.api.get(API, "GymEnvironment", BOXED, NAMESPACE) or {}).get("status") or {}
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", ()))
+
+    until(is_ready, f"the environment {BOXED} is ready", seconds=READY_SECONDS)
 
 
 def in_resources(cluster: KindCluster, script: str, *arguments: str) -> str:
@@ -156,7 +168,7 @@ def test_a_lost_pod_is_retryable_and_no_answer(cluster: KindCluster, boxed: None
     cluster.kubectl(*kill, namespace=NAMESPACE)
     asking.join(110)
     assert json.loads(said[0].splitlines()[-1]) == {"reason": "SandboxLost", "retryable": True}
-    cluster.wait(f"gymenvironment/{BOXED}", "Ready", NAMESPACE, seconds=110)
+    ready(cluster)
 
 
 def test_no_escape_in_a_pod(cluster: KindCluster, namespace: str) -> None:
