@@ -21,7 +21,10 @@ PLAIN = "a = 2\nb = 3\nprint(a + b)"
 NUMPY = "import numpy as np\na = np.arange(5)\nprint(a.sum())"
 ONE_GB = "for _ in range(1024): print('x' * (1 << 20))"
 TEN_GB = "x = bytearray(10 << 30)"
-PROCESSES = "import os, time\nfor _ in range(2000):\n    try:\n        if not os.fork(): time.sleep(1); os._exit(0)\n    except OSError: pass"
+PROCESSES = (
+    "import os, time\nfor _ in range(2000):\n    try:\n"
+    "        if not os.fork(): time.sleep(1); os._exit(0)\n    except OSError: pass"
+)
 PLACES = 2
 
 

@@ -41,6 +41,8 @@ def chmod_for(pid: int, scratch: str, address: int, mode: int) -> int:
             os.close(current)
     except OSError as error:
         return error.errno or errno.EPERM
+    except (OverflowError, ValueError):  # an address or a path that cannot be one
+        return errno.EFAULT
     return 0
 
 

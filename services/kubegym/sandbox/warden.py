@@ -295,7 +295,11 @@ class _Loop:
         if notification is None:
             return
         name = self._warden._names.get(notification.number)
-        kernel.answer(descriptor, notification, self._verdict(notification, name))
+        try:
+            verdict = self._verdict(notification, name)
+        except Exception:  # a program that could end its warden could have its attempt made again
+            verdict = errno.EPERM
+        kernel.answer(descriptor, notification, verdict)
 
     def _verdict(self, notification: kernel.Notification, name: str | None) -> int:
         """What the kernel is told, see ``kernel.answer``."""

@@ -17,7 +17,10 @@ ESCAPES = (
     one(
         "sibling_guess",
         "read a neighbour's working folder by guessing its name",
-        "[os.listdir(f'../{n}') for n in range(1, 9) if os.path.exists(f'../{n}') and not os.path.samefile(f'../{n}', '.')]",
+        (
+            "[os.listdir(f'../{n}') for n in range(1, 9) if os.path.exists(f'../{n}') and not "
+            "os.path.samefile(f'../{n}', '.')]"
+        ),
         "[]",
     ),
     one("service_account", "read a Kubernetes token", 'os.listdir("/var/run/secrets")'),

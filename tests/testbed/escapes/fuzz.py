@@ -25,7 +25,8 @@ libc.syscall.argtypes = None
 memory = ctypes.create_string_buffer(1 << 16)
 at = ctypes.addressof(memory)
 # Of x86-64: exit, exit_group, pause, rt_sigsuspend, rt_sigreturn, execve, execveat, select and waits for ever.
-left_out = {{15, 22, 34, 59, 60, 61, 130, 231, 322, 7, 23, 270, 271, 128, 247, 202, 449, 35, 230, 232, 281, 0, 45, 19, 295}}
+left_out = {{0, 7, 15, 19, 22, 23, 34, 35, 45, 59, 60, 61, 128, 130, 202, 230}}
+left_out |= {{231, 232, 247, 270, 271, 281, 295, 322, 449}}
 def argument():
     kind = draw.randrange(8)
     if kind == 0: return draw.randrange(0, 16)
@@ -35,7 +36,8 @@ def argument():
     if kind == 4: return draw.getrandbits(64) - (1 << 63)
     if kind == 5: return draw.choice([-100, -1, 0, 1, 2, 3, 511, 512, 513])
     if kind == 6:
-        text = draw.choice([WORLD["answers"], "/etc/shadow", "/proc/self/mem", ".", "..", "/tmp/escaped-fuzz", "x"]).encode()
+        paths = [WORLD["answers"], "/etc/shadow", "/proc/self/mem", ".", "..", "/tmp/escaped-fuzz", "x"]
+        text = draw.choice(paths).encode()
         start = draw.randrange(0, 60_000)
         ctypes.memmove(at + start, text + b"\\0", len(text) + 1)
         return at + start

@@ -76,7 +76,10 @@ ESCAPES = (
     Escape(
         "pair_send_to",
         "send from a socket of an allowed pair to somebody else",
-        "import socket\na, b = socket.socketpair(type=socket.SOCK_DGRAM)\nattempt(lambda: a.sendto(b'x', WORLD['unix_datagram']))",
+        (
+            "import socket\na, b = socket.socketpair(type=socket.SOCK_DGRAM)\n"
+            "attempt(lambda: a.sendto(b'x', WORLD['unix_datagram']))"
+        ),
     ),
     Escape(
         "pass_descriptor",

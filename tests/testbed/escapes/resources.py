@@ -26,7 +26,10 @@ ESCAPES = (
     one(
         "memory_in_threads",
         "take memory in stacks",
-        "[__import__('threading').Thread(target=__import__('time').sleep, args=(1,), daemon=True).start() for _ in range(5000)] and 1",
+        (
+            "[__import__('threading').Thread(target=__import__('time').sleep, args=(1,), "
+            "daemon=True).start() for _ in range(5000)] and 1"
+        ),
         setup="import threading\nthreading.stack_size(64 << 20)",
     ),
     Escape(
@@ -136,7 +139,11 @@ time.sleep(60)
     Escape(
         "nameless_files",
         "fill the disk with files that have no name any more",
-        "import time\nkept = []\nfor i in range(100):\n    f = open('f', 'wb'); os.remove('f'); kept.append(f)\n    f.write(bytes(8 << 20)); f.flush()\ntime.sleep(1)\nprint('ESCAPED')",
+        (
+            "import time\nkept = []\nfor i in range(100):\n"
+            "    f = open('f', 'wb'); os.remove('f'); kept.append(f)\n"
+            "    f.write(bytes(8 << 20)); f.flush()\ntime.sleep(1)\nprint('ESCAPED')"
+        ),
         stopped("disk"),
     ),
     one(
@@ -152,12 +159,18 @@ time.sleep(60)
     Escape(
         "closed_folders",
         "leave folders that nobody may enter",
-        "os.mkdir('closed'); os.mkdir('closed/inner'); os.umask(0)\nos.mkdir('none', 0)\nprint('CONTAINED if the folder goes')",
+        (
+            "os.mkdir('closed'); os.mkdir('closed/inner'); os.umask(0)\nos.mkdir('none', 0)\n"
+            "print('CONTAINED if the folder goes')"
+        ),
     ),
     Escape(
         "odd_names",
         "leave names that are no text",
-        "open(b'\\xff\\xfe\\n', 'w').close(); os.mkdir(b'-rf'); os.mkdir(b'..\\x01')\nprint('CONTAINED if the folder goes')",
+        (
+            "open(b'\\xff\\xfe\\n', 'w').close(); os.mkdir(b'-rf'); os.mkdir(b'..\\x01')\n"
+            "print('CONTAINED if the folder goes')"
+        ),
     ),
     Escape(
         "output_flood", "drown the caller in output", "while True: sys.stdout.write('x' * 65536)", stopped("output")

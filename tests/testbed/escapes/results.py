@@ -41,7 +41,11 @@ ESCAPES = (
     Escape(
         "pickle_value",
         "send an object that runs when it is read",
-        "import pickle\nclass X:\n    def __reduce__(self): return (os.system, ('touch /tmp/escaped-pickle',))\nos.write(3, pickle.dumps(X()))\nprint('CONTAINED')",
+        (
+            "import pickle\nclass X:\n"
+            "    def __reduce__(self): return (os.system, ('touch /tmp/escaped-pickle',))\n"
+            "os.write(3, pickle.dumps(X()))\nprint('CONTAINED')"
+        ),
         lambda done: printed(done) and not done.has_value,
     ),
     Escape(
@@ -95,12 +99,20 @@ ESCAPES = (
     Escape(
         "walk_objects",
         "find answers among the interpreter's objects",
-        "import gc\nfound = [o for o in gc.get_objects() if isinstance(o, dict) and 'secret-answer' in o]\nattempt(lambda: found, [])",
+        (
+            "import gc\n"
+            "found = [o for o in gc.get_objects() if isinstance(o, dict) and 'secret-answer' in o]\n"
+            "attempt(lambda: found, [])"
+        ),
     ),
     Escape(
         "walk_frames",
         "find answers in the frames that called it",
-        "f = sys._getframe()\nseen = []\nwhile f:\n    seen.append(repr(sorted(f.f_locals))); f = f.f_back\nattempt(lambda: any(WORLD['secret'] in s for s in seen), False)",
+        (
+            "f = sys._getframe()\nseen = []\nwhile f:\n"
+            "    seen.append(repr(sorted(f.f_locals))); f = f.f_back\n"
+            "attempt(lambda: any(WORLD['secret'] in s for s in seen), False)"
+        ),
     ),
     Escape(
         "search_memory",
@@ -122,7 +134,10 @@ for page in range(start - (4 << 20), start + (4 << 20), 4096):
         found = True
 attempt(lambda: found, False)
 """,
-        before="x = ['left-behind-by-another-program' * 10 for _ in range(1000)]\nprint(x[0])\nopen('left', 'w').write(x[0])",
+        before=(
+            "x = ['left-behind-by-another-program' * 10 for _ in range(1000)]\nprint(x[0])\n"
+            "open('left', 'w').write(x[0])"
+        ),
     ),
     Escape(
         "left_files",
@@ -168,7 +183,11 @@ attempt(lambda: found, False)
         "climb out from a folder that was left open",
         "[n for n in range(3, 4096) if _up(n)]",
         "[]",
-        setup="def _up(n):\n    try: return bool(os.listdir(n)) and os.open('../../../../../../etc/shadow', os.O_RDONLY, dir_fd=n)\n    except OSError: return False",
+        setup=(
+            "def _up(n):\n"
+            "    try: return bool(os.listdir(n)) and os.open('../../../../../../etc/shadow', os.O_RDONLY, "
+            "dir_fd=n)\n    except OSError: return False"
+        ),
     ),
     one("arguments", "learn from its command line who started it", "sys.argv", "['program.py']"),
     Escape(
@@ -207,7 +226,10 @@ attempt(lambda: found, False)
     Escape(
         "fake_time",
         "look faster than it is",
-        "import time\ntime.process_time = lambda: 0.0\nt = time.monotonic()\nwhile time.monotonic() < t + 0.4: pass\nprint('CONTAINED')",
+        (
+            "import time\ntime.process_time = lambda: 0.0\nt = time.monotonic()\n"
+            "while time.monotonic() < t + 0.4: pass\nprint('CONTAINED')"
+        ),
         lambda done: printed(done) and done.cpu_seconds > 0.05 and math.isfinite(done.cpu_seconds),
     ),
     Escape(
