@@ -17,7 +17,7 @@ from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_pods import pod
 from testbed.kind_runs import API, applied, sample
 
-BOXED = "boxed"
+BOXED = "arithmetic"
 SUITE_SECONDS = 900.0  # on a loaded machine; two minutes otherwise
 READY_SECONDS = 600.0
 SUITE_FOLDER = "/opt/kubegym-escapes"
@@ -27,10 +27,8 @@ SUITE_FOLDER = "/opt/kubegym-escapes"
 def boxed(cluster: KindCluster) -> Iterator[None]:
     """An environment in whose resources pod ``self.sandbox`` is two pods of its own."""
     environment, _ = sample()
-    environment["metadata"]["name"] = BOXED
     environment["spec"].pop("models")  # nobody collects rollouts of it here
     environment["spec"]["resources"] |= {"placement": "Service", "sandbox": {"replicas": 2}}
-    environment["spec"]["agent"]["placement"] = "Service"
     with applied(cluster, [environment]):
         ready(cluster)
         yield

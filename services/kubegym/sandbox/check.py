@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import os
@@ -15,6 +16,10 @@ from kubegym.sandbox.filters import compile_filter
 
 LEAST_LANDLOCK: Final = 6
 """The first version that keeps signals and abstract sockets inside (Linux 6.12)."""
+
+
+_UNLIMITED: Final = 1 << 60
+"""What version 1 of control groups says for no limit is above this."""
 
 
 class Wall(enum.StrEnum):
@@ -125,10 +130,12 @@ def _user() -> Finding:
 def _around() -> list[Finding]:
     """Limits around the process, which a container gives: they hold where ours end."""
     found = []
-    for name, path in (("pids limit", "pids.max"), ("memory limit", "memory.max")):
-        value = _cgroup(path)
-        text = value if value not in (None, "max") else "none around this process"
-        found.append(Finding(name, value not in (None, "max"), text or ""))
+    for name, files in (
+        ("pids limit", ("pids.max", "pids/pids.max")),
+        ("memory limit", ("memory.max", "memory/memory.limit_in_bytes")),
+    ):
+        value = _cgroup(*files)
+        found.append(Finding(name, value is not None, value or "none around this process"))
     token = Path("/var/run/secrets/kubernetes.io/serviceaccount/token").exists()
     found.append(Finding("no token", not token, "a Kubernetes token is mounted here" if token else "none is mounted"))
     unconfined = _status("Seccomp") == "0"
@@ -138,16 +145,22 @@ def _around() -> list[Finding]:
     return found
 
 
-def _cgroup(file: str) -> str | None:
-    """A limit of our cgroup (version 2), seen from inside a container or from the machine."""
-    try:
-        own = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
-        return None
-    for folder in (f"/sys/fs/cgroup{own}", "/sys/fs/cgroup"):
-        path = Path(folder) / file
-        if path.exists():
-            return path.read_text().strip()
+def _cgroup(file: str, older: str) -> str | None:
+    """A limit of our control group: ``file`` of version 2, or ``older`` of version 1; None for none."""
+    own: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        own |= dict.fromkeys(controllers.split(","), path)
+    controller, _, name = older.partition("/")
+    for place in (
+        f"/sys/fs/cgroup{own.get('', '')}/{file}",
+        f"/sys/fs/cgroup/{file}",
+        f"/sys/fs/cgroup/{controller}{own.get(controller, '')}/{name}",
+        f"/sys/fs/cgroup/{older}",
+    ):
+        with contextlib.suppress(OSError):
+            value = Path(place).read_text().strip()
+            return value if value.isdigit() and int(value) < _UNLIMITED else None
     return None
 
 

@@ -153,7 +153,7 @@ while True:
 import time
 if os.fork() == 0:
     if os.fork() == 0:
-        os.execv("/bin/sleep", ["kubegym-escaped-daemon", "300"])
+        os.execv("/bin/sleep", [WORLD["daemon"], "300"])
     os._exit(0)
 os.wait()
 time.sleep(0.2)
@@ -170,7 +170,7 @@ if os.fork() == 0:
     for n in range(1, 32):
         try: signal.signal(n, signal.SIG_IGN)
         except OSError: pass
-    os.execv("/bin/sleep", ["kubegym-escaped-daemon", "300"])
+    os.execv("/bin/sleep", [WORLD["daemon"], "300"])
 time.sleep(0.2)
 print("CONTAINED if nobody is left")
 """,
@@ -183,7 +183,7 @@ print("CONTAINED if nobody is left")
 import time
 if os.fork() == 0:
     os.setpgid(0, 0)
-    os.execv("/bin/sleep", ["kubegym-escaped-daemon", "300"])
+    os.execv("/bin/sleep", [WORLD["daemon"], "300"])
 time.sleep(0.2)
 print("CONTAINED if nobody is left")
 """,
@@ -196,7 +196,7 @@ print("CONTAINED if nobody is left")
 import signal, time
 if os.fork() == 0:
     os.kill(os.getpid(), signal.SIGSTOP)
-    os.execv("/bin/sleep", ["kubegym-escaped-daemon", "300"])
+    os.execv("/bin/sleep", [WORLD["daemon"], "300"])
 time.sleep(0.2)
 print("CONTAINED if nobody is left")
 """,

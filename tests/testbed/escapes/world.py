@@ -48,7 +48,7 @@ class World:
             found.append("the victim was ended")
         escaped = [name for name in os.listdir(tempfile.gettempdir()) if name.startswith("escaped")]
         found += [f"{name} was written" for name in escaped]
-        found += [f"process {pid} was left" for pid in _left()]
+        found += [f"process {pid} was left" for pid in _left(self.facts["daemon"])]
         return found
 
     def _looks(self) -> tuple[Any, ...]:
@@ -64,11 +64,11 @@ class World:
         )
 
 
-def _left() -> Iterator[int]:
+def _left(daemon: str) -> Iterator[int]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             with contextlib.suppress(OSError):
-                if b"kubegym-escaped-daemon" in Path(f"/proc/{name}/cmdline").read_bytes():
+                if daemon.encode() in Path(f"/proc/{name}/cmdline").read_bytes():
                     yield int(name)
 
 
@@ -114,6 +114,7 @@ def standing() -> Iterator[World]:
             "caller": os.getpid(),
             "victim": victim.pid,
             "secret": secret,
+            "daemon": f"kubegym-escaped-{secret[8:16]}",
             "site": next(
                 (path for path in (*sys.path, *site.getsitepackages()) if "site-packages" in path), "/nowhere"
             ),
