@@ -234,6 +234,7 @@ class _Loop:
             os.close(self._pidfd)
             if self._listener >= 0:
                 os.close(self._listener)
+            self._actions.clear()  # they refer to this loop, and a warden collects no cycles
 
     def _on(self, descriptor: int, action: Callable[[int, int], None]) -> None:
         self._actions[descriptor] = action
