@@ -19,7 +19,7 @@ install: $(STAMP) ## Make .venv with everything a developer needs
 run: $(STAMP) ## Collect rollouts of the arithmetic environment with the embedded model
 	@exec $(BIN)/kubegym run environments/arithmetic $(ARGS)
 
-test: $(STAMP) ## Lint, then all tests: unit, contract, chaos, scale, cluster, node (ARGS="unit" for one tier)
+test: $(STAMP) ## Lint, then all tests: unit, contract, escape, chaos, scale, cluster, node (ARGS="unit" for one tier)
 	@exec $(BIN)/python tests/run $(ARGS)
 
 lint: $(STAMP) ## ruff, mypy and the import contracts

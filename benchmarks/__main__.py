@@ -35,6 +35,7 @@ BENCHMARKS = {
     "hop": (("hop", "20000"), ("hop", "3000")),
     "routing": (("routing", "30"), ("routing", "5")),
     "lives": (("lives", "20", "800"), ("lives", "3", "20")),
+    "sandbox": (("sandbox", "300", "100000"), ("sandbox", "100", "2000")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TIERS = ("unit", "golden", "contract", "chaos", "scale", "cluster", "node")
+TIERS = ("unit", "golden", "contract", "escape", "chaos", "scale", "cluster", "node")
 
 hypothesis.settings.register_profile("kubegym", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("kubegym")

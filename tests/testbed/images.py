@@ -31,7 +31,7 @@ SERVICES = {  # images that hold one program of testbed.build
 PREFIX = "localhost/kubegym-"
 _SOURCES = ("LICENSE", "README.md", "constraints.txt", "pyproject.toml", "environments", "operator", "services")
 _SUITE = "bookworm"
-_PACKAGES = ("ca-certificates", "netbase", "python3", "python3-pip", "python3-venv", "tzdata")
+_PACKAGES = ("ca-certificates", "libseccomp2", "netbase", "python3", "python3-pip", "python3-venv", "tzdata")
 _UNUSED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 _LEFT_OUT = (
     'rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*; : > "$1"/etc/resolv.conf; ln -s python3 "$1"/usr/bin/python'

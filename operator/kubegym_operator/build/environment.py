@@ -16,6 +16,7 @@ from kubegym_operator.build.part import Served
 from kubegym_operator.build.pod import config_mount
 from kubegym_operator.build.resources import SESSION_KEY, build_resources
 from kubegym_operator.build.rolling import NO_DIGESTS
+from kubegym_operator.build.sandbox import build_sandbox
 from kubegym_operator.build.served import (
     FILE,
     FOLDER,
@@ -72,7 +73,7 @@ def build_environment(
     *,
     config_digests: Mapping[str, str] = NO_DIGESTS,
 ) -> list[dict[str, Any]]:
-    """The objects to apply for agent and resources server: none for what is placed in the worker.
+    """The objects to apply for agent, resources server and sandbox: none for what is placed in the worker.
 
     ConfigMap, ServiceAccounts, Services, NetworkPolicies, PodDisruptionBudgets, Deployments. Does not contain the
     ModelServers (``build_model_servers``).
@@ -88,10 +89,13 @@ def build_environment(
     """
     spec = environment.spec
     served = [part.placement == "Service" for part in (spec.resources, spec.agent)]
-    if not any(served):
+    if not any(served) and spec.resources.sandbox is None:
         return []
     manifest = served_manifest(environment, endpoints)
     rendering = Rendering(environment, context, _spec_digest(environment, manifest, config_digests))
+    sandbox = build_sandbox(rendering, environment)
+    if not any(served):
+        return sandbox
     config = names.environment_config(environment.name)
     mount = config_mount("environment", config, FOLDER, FILE)
     parts = Served(rendering, environment, endpoints, manifest, mount, config_digests)
@@ -100,7 +104,7 @@ def build_environment(
         objects += build_resources(parts)
     if served[1]:
         objects += build_agent(parts)
-    return objects
+    return [*objects, *sandbox]
 
 
 def build_session_secret(environment: GymEnvironment, token: str) -> dict[str, Any]:

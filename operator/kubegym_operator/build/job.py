@@ -38,6 +38,7 @@ from kubegym_operator.build.pod import (
     secret_mount,
 )
 from kubegym_operator.build.queueing import queue_labels
+from kubegym_operator.build.sandbox import sandbox_access, to_sandbox
 from kubegym_operator.build.service import headless_service
 
 WORKER: Final = "worker"
@@ -111,14 +112,17 @@ def build_worker_job(
         "livenessProbe": http_probe("/healthz", failures=12),
     }
     pace = config_mount("pace", names.pace_config(job.name), PACE_FOLDER, PACE_FILE)
+    sandboxes = _sandboxes(job, frozen)
+    # One process has one sandbox; pods of all environments are alike, so that the first's serve all of them.
+    mounts, variables = sandbox_access(sandboxes[0], rendering.namespace) if sandboxes else ([], {})
     container = _container(
         job,
         frozen,
         context,
         [WORKER, "--run", f"{FOLDER}/{FILE}", "--pace", f"{PACE_FOLDER}/{PACE_FILE}", "--listen", f":{WORKER_PORT}"],
-        mounts=[pace, *_dataset_mounts(job), *_key_mounts(frozen)],
+        mounts=[pace, *_dataset_mounts(job), *_key_mounts(frozen), *mounts],
         compute=job.spec.worker.compute or _WORKER_COMPUTE,
-        env={"KUBEGYM_WORKERS": str(workers)},
+        env={"KUBEGYM_WORKERS": str(workers), **variables},
         port=WORKER_PORT,
         extra=serving,
     )
@@ -311,4 +315,14 @@ def _to_environments(job: RolloutJob, frozen: FrozenRun) -> list[Rule]:
         for urls, component, port in parts:
             if urls:
                 rules.append(to_pods([PodPeer(pod_labels("GymEnvironment", name, component))], port))
-    return rules
+    return [*rules, *map(to_sandbox, _sandboxes(job, frozen)[:1])]
+
+
+def _sandboxes(job: RolloutJob, frozen: FrozenRun) -> list[str]:
+    """Environments in the worker's process that run code in sandbox pods."""
+    found = []
+    for entry in job.spec.environments:
+        resources = frozen.document["environments"][entry.name]["manifest"]["spec"].get("resources", {})
+        if resources.get("placement") == "Worker" and resources.get("sandbox") is not None:
+            found.append(entry.environment_ref.name)
+    return sorted(set(found))

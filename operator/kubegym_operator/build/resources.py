@@ -20,6 +20,7 @@ from kubegym_operator.build.pod import (
     secret_mount,
     server_probes,
 )
+from kubegym_operator.build.sandbox import sandbox_access, to_sandbox
 from kubegym_operator.build.served import FILE, FOLDER, resources_digest
 
 RESOURCES: Final = "resources"
@@ -38,13 +39,21 @@ def build_resources(served: Served) -> list[dict[str, Any]]:
     # The policy is the agent's.
     others = {role: endpoint for role, endpoint in served.endpoints.items() if role != POLICY}
     more_mounts, variables = outside(rendering, others)
+    sandbox_mounts, sandbox_variables = (
+        sandbox_access(environment.name, rendering.namespace) if spec.sandbox is not None else ([], {})
+    )
     session = secret_mount("session", names.session_secret(environment.name), _SESSION_FOLDER, SESSION_KEY)
     container = Container(
         RESOURCES,
         spec.image or rendering.context.images.resources,
         args=["serve", "resources", f"{FOLDER}/{FILE}", "--listen", f":{RESOURCES_PORT}"],
-        env={**pod_identity(), "KUBEGYM_SESSION_SECRET_FILE": f"{_SESSION_FOLDER}/{SESSION_KEY}", **variables},
-        mounts=[manifest_mount, session, *key_mounts(others), *more_mounts],
+        env={
+            **pod_identity(),
+            "KUBEGYM_SESSION_SECRET_FILE": f"{_SESSION_FOLDER}/{SESSION_KEY}",
+            **sandbox_variables,
+            **variables,
+        },
+        mounts=[manifest_mount, session, *sandbox_mounts, *key_mounts(others), *more_mounts],
         port=RESOURCES_PORT,
         compute=spec.compute or PART_COMPUTE,
         extra=server_probes(),
@@ -70,6 +79,7 @@ def _network_policy(
     egress = distinct(
         model_egress(rendering, endpoints),
         [to_pods([replicas])],
+        [to_sandbox(environment.name)] if environment.spec.resources.sandbox is not None else [],
         environment.spec.network.allowed_egress,
     )
     ingress = [

@@ -12,7 +12,8 @@ from kubegym_operator.build import names
 def wanted_replicas(owner: GymEnvironment | ModelServer) -> dict[str, int]:
     """How many replicas each workload has when it is neither suspended nor idle, by the workload's name.
 
-    Of an environment these are its agent's and resources server's Deployments and the ModelServers of inline roles.
+    Of an environment these are the Deployments of its agent, resources server and sandbox, and the ModelServers of
+    inline roles.
     """
     if isinstance(owner, ModelServer):
         workload = names.group if owner.spec.parallelism.nodes > 1 else names.workload
@@ -25,6 +26,9 @@ def wanted_replicas(owner: GymEnvironment | ModelServer) -> dict[str, int]:
     for name, part in ((names.resources, owner.spec.resources), (names.agent, owner.spec.agent)):
         if part.placement == "Service":
             wanted[name(owner.name)] = 1 if part.replicas is None else part.replicas
+    sandbox = owner.spec.resources.sandbox
+    if sandbox is not None:
+        wanted[names.sandbox(owner.name)] = 1 if sandbox.replicas is None else sandbox.replicas
     return wanted
 
 

@@ -38,6 +38,7 @@ from kubegym_operator.build.endpoints import (
 )
 from kubegym_operator.build.environment import build_environment, build_model_servers, build_session_secret
 from kubegym_operator.build.labels import Component
+from kubegym_operator.build.sandbox import build_sandbox_secret
 from kubegym_operator.build.scale import wanted_replicas
 from kubegym_operator.plan.actions import Object, Plan
 from kubegym_operator.plan.children import ChildActions, plan_children
@@ -247,7 +248,12 @@ def _workloads(snapshot: EnvironmentSnapshot, rest: Rest) -> dict[str, Workload]
 def _replicas(snapshot: EnvironmentSnapshot, component: str, full: int, deployment: Object | None) -> int:
     """What the spec says; where it says nothing, what an autoscaler made of it, but not 0, which was our doing."""
     spec = snapshot.environment.spec
-    said = spec.agent.replicas if component == Component.AGENT else spec.resources.replicas
+    sandbox = spec.resources.sandbox
+    said = {
+        Component.AGENT: spec.agent.replicas,
+        Component.RESOURCES: spec.resources.replicas,
+        Component.SANDBOX: sandbox.replicas if sandbox is not None else None,
+    }[component]
     if said is not None or deployment is None:
         return full
     observed = spec_of(deployment).get("replicas")
@@ -258,6 +264,7 @@ def _workload_names(environment: GymEnvironment) -> dict[str, str]:
     return {
         Component.RESOURCES: names.resources(environment.name),
         Component.AGENT: names.agent(environment.name),
+        Component.SANDBOX: names.sandbox(environment.name),
     }
 
 
@@ -275,21 +282,25 @@ def _children(snapshot: EnvironmentSnapshot, view: _View, context: BuildContext)
     desired = build_environment(environment, view.models.endpoints, context, config_digests=snapshot.config_digests)
     replicas |= {workload.name: workload.wanted for workload in view.workloads.values()}
     actions = plan_children(snapshot.raw, [*servers, *desired], snapshot.children, replicas, free=free)
-    if _lacks_secret(view):
-        secret = build_session_secret(environment, snapshot.token)
-        return ChildActions(
-            actions.applies, (secret, *actions.creates), actions.scales, actions.deletes, actions.outdated
-        )
-    return actions
+    secrets = []
+    if _lacks_secret(view, Component.RESOURCES):
+        secrets.append(build_session_secret(environment, snapshot.token))
+    if _lacks_secret(view, Component.SANDBOX):
+        secrets.append(build_sandbox_secret(environment, snapshot.token))
+    if not secrets:
+        return actions
+    return ChildActions(
+        actions.applies, (*secrets, *actions.creates), actions.scales, actions.deletes, actions.outdated
+    )
 
 
-def _lacks_secret(view: _View) -> bool:
+def _lacks_secret(view: _View, component: str) -> bool:
     """Secrets are never read, so it is made with the first Deployment, and again when the kubelet misses it."""
-    resources = view.workloads.get(Component.RESOURCES)
-    if resources is None:
+    workload = view.workloads.get(component)
+    if workload is None:
         return False
-    missed = resources.trouble is not None and resources.trouble.reason == Reason.CREATE_CONTAINER_CONFIG_ERROR
-    return not resources.exists or missed
+    missed = workload.trouble is not None and workload.trouble.reason == Reason.CREATE_CONTAINER_CONFIG_ERROR
+    return not workload.exists or missed
 
 
 def _scaled_by_others(server: ModelServerSpec) -> bool:
@@ -300,6 +311,10 @@ def _scaled_by_others(server: ModelServerSpec) -> bool:
 def _serving(snapshot: EnvironmentSnapshot, view: _View, component: str) -> Serving:
     type, part, _ = _PARTS[component]
     workload = view.workloads.get(component)
+    sandbox = view.workloads.get(Component.SANDBOX)
+    if component == Component.RESOURCES and sandbox is not None and not sandbox.ready and not view.rest.rests:
+        reason = sandbox.trouble.reason if sandbox.trouble is not None else Reason.PROGRESSING
+        return Serving(False, reason, "no pod of its sandbox is ready")
     if workload is None:
         if view.rest.rests:
             return Serving(False, view.rest.reason, view.rest.message)

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import kubegym
-from kubegym.cli import cluster, gc, listing, pods, serve, validate
+from kubegym.cli import cluster, gc, listing, pods, sandbox, serve, validate
 from kubegym.cli import run as running
 from kubegym.cli import samples as sampling
 from kubegym.cli import show as showing
@@ -41,6 +41,7 @@ app.command("finalise")(pods.finalise)
 app.command("fetch")(pods.fetch)
 
 app.add_typer(serve.serve)
+app.add_typer(sandbox.sandbox)
 
 
 @app.callback(invoke_without_command=True)

@@ -100,6 +100,41 @@ def resources(
     raise typer.Exit(guarded(work))
 
 
+@serve.command("sandbox")
+def sandbox(
+    token_file: Annotated[str, typer.Option(metavar="FILE", help="The token that callers have to give.")],
+    listen: ListenOption = "127.0.0.1:8080",
+    places: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Programs at once. Default: processors.")
+    ] = None,
+    library: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Loaded before the first program; repeatable.")
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option(metavar="PATH", help="Where programs work. Default: the temporary folder.")
+    ] = None,
+    without: Annotated[
+        str, typer.Option(metavar="WALLS", help="Walls that may be missing: landlock, seccomp, listener.")
+    ] = "",
+) -> None:
+    """Serve the sandbox of this pod to whoever has the token."""
+
+    def work() -> int:
+        from kubegym.http.server import serve as serve_app
+        from kubegym.sandbox import LocalSandbox, SandboxSettings
+        from kubegym.sandbox.server import SandboxService
+        from kubegym.sandbox.shared import walls
+
+        host, port = address(listen)
+        libraries = None if library is None else tuple(library)
+        settings = SandboxSettings(libraries=libraries, places=places, folder=folder, without=walls(without))
+        service = SandboxService(LocalSandbox(settings), token_file)
+        serve_app(service.app(), host, port, on_listening=announce("sandbox"))
+        return 0
+
+    raise typer.Exit(guarded(work))
+
+
 def announce(what: str) -> Callable[[str], None]:
     """Says on standard output where a server listens; whoever started it may wait for that line."""
 

@@ -15,6 +15,7 @@ from kubegym.resources.models import Model, Row
 
 if TYPE_CHECKING:
     from kubegym.resources.roles import ModelRoles
+    from kubegym.sandbox import Sandbox
 
 T = TypeVar("T")
 MaybeAwaitable: TypeAlias = T | Awaitable[T]
@@ -138,11 +139,15 @@ class Environment:
         return _RolloutLogger(logger, {"rollout_id": self._identity[2]})
 
     @property
-    def sandbox(self) -> Any:
-        """Untrusted code runs here, once sandboxes exist."""
-        raise NotImplementedError(
-            "self.sandbox is not available in this version of KubeGym; use @offload for heavy code that you trust"
-        )
+    def sandbox(self) -> Sandbox:
+        """Where code that nobody trusts runs: ``done = await self.sandbox.run(code, stdin=...)``.
+
+        On this machine, or in pods of their own where the manifest says ``resources.sandbox``. What the program did is
+        data in the ``Execution``; ``SandboxError`` means that the sandbox could not do its part, and fails the attempt.
+        """
+        from kubegym.sandbox.shared import process_sandbox
+
+        return process_sandbox()
 
     def __getstate__(self) -> dict[str, Any]:
         """The state that travels to a process of ``@offload``: all attributes but those bound to this process."""

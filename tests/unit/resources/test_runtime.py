@@ -246,8 +246,16 @@ async def test_logs_carry_the_rollout(caplog: pytest.LogCaptureFixture) -> None:
         "abc-0-0",
         1,
     )
-    with pytest.raises(NotImplementedError, match="sandbox"):
-        _ = environment.sandbox
+
+
+async def test_environments_of_a_loop_share_its_sandbox() -> None:
+    row = {"responses_create_params": {"input": []}, **TASK}
+    first, second = (
+        EnvironmentRuntime(Sums).session(Assignment("e", row, "t", 0, index, f"abc-0-{index}")).environment
+        for index in range(2)
+    )
+    assert first.sandbox is second.sandbox
+    await first.sandbox.close()
 
 
 def test_play_a_script() -> None:
