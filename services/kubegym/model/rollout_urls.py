@@ -28,7 +28,7 @@ from kubegym.model.errors import ModelOverloaded
 from kubegym.model.passthrough import CHAT, Passed, pass_stream, pass_whole, request_pairs
 from kubegym.model.replies import EVENTS
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries
-from kubegym.model.server import ModelServer
+from kubegym.model.server import ModelServer, with_tokens
 from kubegym.model.streaming import chat_events
 from kubegym.model.upstream import Client
 
@@ -158,12 +158,8 @@ class RolloutUrls(ModelServer):
         reply = await self._patiently(request, lambda: ask(request, key, params))
         if self._capture is None:
             return reply
-        captured = reply.response
-        if reply.tokens is not None:
-            *before, last = captured["output"]
-            captured = {**captured, "output": [*before, {**last, **reply.tokens.fields()}]}
-            reply.tokens = None
-        self._told("responses", request, params, captured, reply.policy_version, started_at, started)
+        self._told("responses", request, params, with_tokens(reply), reply.policy_version, started_at, started)
+        reply.tokens = None  # captured, and not shown to an agent that did not ask
         return reply
 
     async def _generate(self, path: str, request: Request, key: str | None, body: dict[str, Any]) -> Reply:

@@ -297,10 +297,10 @@ class ModelServer(App):
         if problems := param_problems(params):
             raise Problem(422, problems)
         if sanitised is None:
-            reply = _with_tokens(await self._respond(request, key, params))
-            return Reply(orjson.dumps(reply.response), headers=_told(reply))
+            reply = await self._respond(request, key, params)
+            return Reply(orjson.dumps(with_tokens(reply)), headers=_told(reply))
         try:
-            reply = _with_tokens(await self._respond(request, key, params))
+            reply = await self._respond(request, key, params)
         except ModelError as error:
             if status_of(error) < 500:
                 raise  # The request's fault, or a wait that only the caller can make.
@@ -308,8 +308,9 @@ class ModelServer(App):
             return Reply(
                 failed_events(error.message, identity, int(time.time()), self._upstreams.models[0]), 200, EVENTS
             )
-        reply.response["output"] = sanitised.restore(reply.response["output"])
-        return Reply(response_events(reply.response), 200, EVENTS, _told(reply))
+        response = with_tokens(reply)
+        response["output"] = sanitised.restore(response["output"])
+        return Reply(response_events(response), 200, EVENTS, _told(reply))
 
     async def _messages(self, request: Request, key: str | None) -> Reply:
         body = request.object()
@@ -353,11 +354,12 @@ class ModelServer(App):
         return Reply(self._models)
 
 
-def _with_tokens(reply: ModelReply) -> ModelReply:
-    """The reply with its token ids where the contract has them (2.7): on the last output item."""
-    if reply.tokens is not None:
-        reply.response["output"][-1].update(reply.tokens.fields())
-    return reply
+def with_tokens(reply: ModelReply) -> dict[str, Any]:
+    """The reply's response with its token ids where the contract has them (2.7): on the last output item."""
+    if reply.tokens is None:
+        return reply.response
+    *before, last = reply.response["output"]
+    return {**reply.response, "output": [*before, {**last, **reply.tokens.fields()}]}
 
 
 def run_of(request: Request) -> str:
