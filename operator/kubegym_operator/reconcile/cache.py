@@ -131,7 +131,8 @@ class Cache:
     def put(self, obj: Object, *, own: bool = False) -> bool:
         """Keep an object; False where it is not newer than what is known, or of a kind that nobody watches.
 
-        ``own``: only our own write of its status brings it, which is no news to whoever wrote it.
+        ``own``: only our own write of its status brings it, which is no news to whoever wrote it; unless the answer
+        shows what somebody else wrote meanwhile, since the watch's own words of that come too late to be heard.
         """
         key, metadata = key_of(obj), obj["metadata"]
         if key.kind not in self._kinds:
@@ -140,9 +141,10 @@ class Cache:
         known = self._entries.get(key)
         if self._graves.get(uid, -1) >= version or (known is not None and known.version >= version):
             return False
+        small = trimmed(obj, self._revision)
+        own = own and known is not None and _differs_in_status_only(orjson.loads(known.data), small)
         if known is not None:
             self._forget(key, known)
-        small = trimmed(obj, self._revision)
         indexed = tuple((name, value) for name, index in self._indices.items() for value in _values(index, small))
         # orjson leaves its bytes in the buffer that it grew, four times as large: a copy has its own size.
         data = memoryview(orjson.dumps(small)).tobytes()
@@ -196,6 +198,15 @@ class Cache:
         sets: list[set[ObjectKey]] = [self._found.get(place, set()) for place in places]
         keys = set.intersection(*sets)
         return {key for key in keys if key.kind == kind and namespace in (None, key.namespace)}
+
+
+def _differs_in_status_only(before: Object, after: Object) -> bool:
+    return _without_status(before) == _without_status(after)
+
+
+def _without_status(obj: Object) -> Object:
+    metadata = {name: value for name, value in obj["metadata"].items() if name != "resourceVersion"}
+    return {**obj, "metadata": metadata, "status": None}
 
 
 def _values(index: Index, obj: Object) -> tuple[Hashable, ...]:

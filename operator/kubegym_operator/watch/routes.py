@@ -22,8 +22,8 @@ from kubegym_operator.reconcile.watched import GYM_ENVIRONMENT, MODEL_SERVER, OW
 log = logging.getLogger("kubegym.operator")
 
 _TOLD: Final[dict[str, tuple[str, ...]]] = {
-    MODEL_SERVER.kind: ("replicas", "readyReplicas", "policyVersion", "endpoint"),
-    GYM_ENVIRONMENT.kind: ("endpoints",),
+    MODEL_SERVER.kind: ("observedGeneration", "replicas", "readyReplicas", "policyVersion", "endpoint"),
+    GYM_ENVIRONMENT.kind: ("observedGeneration", "endpoints"),
     ROLLOUT_JOB.kind: (),
 }
 """Fields of the status, besides its conditions, that others decide by."""

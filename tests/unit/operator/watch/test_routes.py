@@ -84,6 +84,27 @@ def test_our_own_status_concerns_others_and_not_itself(bench: Bench) -> None:
     assert bench.put(GYM_ENVIRONMENT, "math", own=True, spec=ENVIRONMENT_SPEC, status=serves) == {RJ, MS}
 
 
+def test_an_edit_that_our_own_status_brings_concerns_the_edited_itself(bench: Bench) -> None:
+    """The watch's event of the edit is older than the answer to our write, and is refused."""
+    edited = {**ENVIRONMENT_SPEC, "agent": {"maxSteps": 3}}
+    before = bench.object(GYM_ENVIRONMENT, "math", "space", metadata={"generation": 2}, spec=edited)
+    status = {"observedGeneration": 1}
+    found = bench.put(GYM_ENVIRONMENT, "math", own=True, metadata={"generation": 2}, spec=edited, status=status)
+    assert ENV in found
+    assert not bench.cache.put(before)
+
+
+def test_an_edited_environment_concerns_its_jobs_again_when_the_edit_was_seen(bench: Bench) -> None:
+    """What its conditions say is true of another generation until then, and its jobs wait for that."""
+    told: list[bool] = []
+    for generation, observed in ((2, 1), (2, 2)):
+        serves = {"conditions": [{"type": "Serving", "status": "True", "reason": "Serving"}]}
+        status = {**serves, "observedGeneration": observed}
+        metadata = {"generation": generation}
+        told.append(RJ in bench.put(GYM_ENVIRONMENT, "math", metadata=metadata, spec=ENVIRONMENT_SPEC, status=status))
+    assert told == [True, True]
+
+
 def test_a_model_server_made_for_an_environment_is_looked_at_and_so_is_its_owner(bench: Bench) -> None:
     labels = {"kubegym.dev/gymenvironment-name": "math"}
     made = Key("ModelServer", "space", "math-policy")
