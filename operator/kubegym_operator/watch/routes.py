@@ -82,7 +82,9 @@ class Routes:
 def _is_current(obj: Object) -> bool:
     """Whether what others decide by is of the object as it is. A job's size and suspension are its spec's."""
     metadata, seen = obj["metadata"], (obj.get("status") or {}).get("observedGeneration")
-    return obj["kind"] == ROLLOUT_JOB.kind or bool(metadata.get("deletionTimestamp")) or seen == metadata.get("generation")
+    return (
+        obj["kind"] == ROLLOUT_JOB.kind or bool(metadata.get("deletionTimestamp")) or seen == metadata.get("generation")
+    )
 
 
 def _in_flight(job: Object) -> int | None:
