@@ -106,7 +106,8 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
         serving = Serving(False, Reason.PROGRESSING, "the weights are being fetched")
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, serving, trouble, actions.outdated)
-    status, events = next_status(snapshot.raw, _fields(snapshot, view, serving), conditions, snapshot.now, counts=_COUNTS)
+    fields = _fields(snapshot, view, serving)
+    status, events = next_status(snapshot.raw, fields, conditions, snapshot.now, counts=_COUNTS)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
