@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from kubegym.cli.listing import environment_facts, matches
 from kubegym.cli.transcript import transcript
+from kubegym.cli.validate import Depth, check
 from kubegym.core.spec import GymEnvironment, load_manifests
-from kubegym.core.spec.traits import trait_problems
+from kubegym.core.spec.traits import chance_of, trait_problems
 from kubegym.local.gaps import gaps
 from kubegym.resources.loader import AvailableEnvironment
 from kubegym.testing import play
@@ -29,6 +31,10 @@ def folder(request: pytest.FixtureRequest) -> Path:
 def declared(folder: Path) -> GymEnvironment:
     (environment,) = [one for one in load_manifests(folder / "environment.yaml") if isinstance(one, GymEnvironment)]
     return environment
+
+
+def declared_chance(folder: Path) -> float | None:
+    return chance_of(declared(folder))
 
 
 def test_nothing_is_missing(folder: Path) -> None:
@@ -56,6 +62,25 @@ def test_the_readme_shows_what_the_oracle_plays(folder: Path, request: pytest.Fi
         )
         return
     assert shown.group(2) == block, f"{readme}: another rollout is shown; --update-golden writes it"
+
+
+async def test_the_oracle_earns_all_and_no_cheat_more_than_chance(folder: Path) -> None:
+    findings = await check([str(folder)], None, Depth(adversarial_tasks=200))
+    assert findings.problems == []
+    (table,) = findings.tables
+    assert len(table.outcomes) >= 6
+    assert table.chance == declared_chance(folder)
+
+
+def test_made_rows_follow_from_count_and_seed(folder: Path) -> None:
+    script = folder / "data/generate.py"
+    if not script.is_file():
+        pytest.skip("its rows are all written by hand")
+    rows = runpy.run_path(str(script))["rows"]
+    first, again, other = (list(rows(count=40, seed=seed)) for seed in (3, 3, 4))
+    assert len(first) == 40
+    assert first == again
+    assert first != other
 
 
 def test_the_list_knows_it_by_its_traits(folder: Path) -> None:
