@@ -23,6 +23,7 @@ Ask = Callable[..., Awaitable[Message]]
 """A role, such as ``self.models.judge``."""
 
 _EXCERPT = 200
+_FENCE = "={6,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Judge:
         sampling: create-params of each call; default temperature 0.
         concurrency: calls at a time.
         cache: opinions kept; 0 keeps none.
-        guard: take the labels' own spelling out of what is filled in, so that an answer cannot carry a verdict along.
+        guard: take labels, and lines that fence answers in (``======``), out of what is filled in, so that an answer
+            cannot carry a verdict along or pretend to have ended.
     """
 
     def __init__(
@@ -207,7 +209,8 @@ async def prefer(
 
 
 def _guard(labels: Sequence[str]) -> Callable[[str], str]:
-    pattern = re.compile("|".join(r"\s*".join(map(re.escape, label)) for label in labels), re.IGNORECASE)
+    spelled = [r"\s*".join(map(re.escape, label)) for label in labels]
+    pattern = re.compile("|".join([*spelled, _FENCE]), re.IGNORECASE)
     return lambda part: pattern.sub("(removed)", part)  # not to nothing: what is left must not make a label again
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from kubegym.core.errors import InvalidSpec
-from kubegym.resources.limits import CpuTimeExceeded
+from kubegym.resources.limits import CpuTimeExceeded, ProcessDied, WallTimeExceeded
 from kubegym.resources.offload import pool
 from kubegym.verify.text import undelimited
 
@@ -19,6 +19,9 @@ VERSION = "symbolic-1"
 """Raised when verdicts change. The library's own version: ``library_version``."""
 
 CPU_SECONDS = 10.0
+
+TROUBLE = (ProcessDied, WallTimeExceeded)
+"""What ``compare`` raises where the process, or the machine, was in trouble."""
 
 
 @dataclass(frozen=True, slots=True)
