@@ -37,7 +37,7 @@ class CodeGen(Environment):
     answer_key = "extracted_model_code"
 
     class Config(Model):
-        """``unit_test_timeout_secs`` is CPU time for each test; ``parity`` also takes programs that exit with an error."""
+        """``unit_test_timeout_secs``: CPU time of each test. ``parity`` also takes programs that exit with an error."""
 
         parity: Literal["nemo-gym"] | None = None
         unit_test_timeout_secs: float = 10.0
@@ -109,7 +109,8 @@ class CodeGen(Environment):
         """Programs that know the first test, end before they are judged, say that they passed, or look around."""
         first = task.cases[0]
         body = f"def {first.call}(*_):\n    return {first.expected!r}" if first.call else f"print({first.expected!r})"
-        always = f"class Same:\n    __eq__ = lambda *_: True\n    __str__ = lambda _: '1'\ndef {first.call or 'f'}(*_):\n    return Same()"
+        same = "class Same(str):\n    __eq__ = lambda *_: True\n    __hash__ = str.__hash__\n"
+        always = f"{same}def {first.call or 'f'}(*_):\n    return Same('1')\nprint(Same('1'))"
         tricks = {
             "the first test's answer": body,
             "an early end": "import os\nos._exit(0)",

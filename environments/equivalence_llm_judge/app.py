@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from kubegym import Environment, Model, Rollout, Row, Verdict
 from kubegym.verify import equivalence
 from kubegym.verify.headline import headline
@@ -24,7 +26,7 @@ class Equivalence(Environment):
         """NeMo Gym's settings by their names; what is None depends on ``parity``."""
 
         parity: Literal["nemo-gym"] | None = None
-        judge_responses_create_params: dict[str, Any] = {"temperature": 0.0}
+        judge_responses_create_params: dict[str, Any] = Field(default={"temperature": 0.0})
         judge_endpoint_max_concurrency: int = 64
         judge_system_message: str | None = None
         judge_prompt_template_fpath: str | None = None

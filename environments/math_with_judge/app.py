@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import Field
+
 from kubegym import Environment, Model, Rollout, Row, Verdict
 from kubegym.verify import equivalence, symbolic
 from kubegym.verify.headline import headline
@@ -32,7 +34,7 @@ class MathWithJudge(Environment):
 
         parity: Literal["nemo-gym"] | None = None
         should_use_judge: bool = True
-        judge_responses_create_params: dict[str, Any] = {"temperature": 0.0}
+        judge_responses_create_params: dict[str, Any] = Field(default={"temperature": 0.0})
         library_verifier_timeout_seconds: float = symbolic.CPU_SECONDS
 
     class Task(Row):

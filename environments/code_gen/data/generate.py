@@ -49,7 +49,10 @@ def _sums(rng: random.Random) -> tuple[str, str, list[str], str]:
         f"input()\nchosen = [n for n in map(int, input().split()) if n % {factor} == {rest}]\n"
         "print(sum(chosen))\nprint(len(chosen))"
     )
-    lists = [[rng.randint(-99, 999) * factor + rng.choice((rest, rng.randrange(factor))) for _ in range(rng.randint(5, 30))] for _ in range(_TESTS)]
+    lists = [
+        [rng.randint(-99, 999) * factor + rng.choice((rest, rng.randrange(factor))) for _ in range(rng.randint(5, 30))]
+        for _ in range(_TESTS)
+    ]
     return problem, solution, [f"{len(one)}\n{' '.join(map(str, one))}" for one in lists], ""
 
 
@@ -57,8 +60,8 @@ def _words(rng: random.Random) -> tuple[str, str, list[str], str]:
     banned, weight, letters = rng.choice("abcdefghij"), rng.randint(2, 99), "abcdefghij"
     problem = (
         f"Read a line of words. For each word without the letter {banned}, multiply its length by {weight} and add the "
-        "number of its place in the line, from 1. Print these numbers, largest first, separated by a space; print - when "
-        "there are none."
+        "number of its place in the line, from 1. Print these numbers, largest first, separated by a space; print - "
+        "when there are none."
     )
     solution = (
         "words = enumerate(input().split(), 1)\n"
@@ -86,8 +89,8 @@ def _walk(rng: random.Random) -> tuple[str, str, list[str], str]:
     step, size = rng.randint(2, 19), rng.randint(30, 99)
     problem = (
         f"A token walks on a ring of {size} fields, numbered from 0. Write a class Solution with a method "
-        f"walk(self, start, moves): 'R' moves it {step} fields up, 'L' one field down. Return the list [last field, number "
-        "of different fields it stood on, the start included]."
+        f"walk(self, start, moves): 'R' moves it {step} fields up, 'L' one field down. Return the list [last field, "
+        "number of different fields it stood on, the start included]."
     )
     solution = (
         "class Solution:\n    def walk(self, start, moves):\n        at, seen = start, {start}\n"

@@ -37,7 +37,8 @@ def _town(rng: random.Random) -> tuple[str, str]:
     towns, crafts = rng.sample(_TOWNS, 3), rng.sample(_CRAFTS, 3)
     years = rng.sample(range(1610, 1890), 3)
     told = " ".join(
-        f"The {craft} of {town} opened the shop in {year}." for craft, town, year in zip(crafts, towns, years, strict=True)
+        f"The {craft} of {town} opened the shop in {year}."
+        for craft, town, year in zip(crafts, towns, years, strict=True)
     )
     first = years.index(min(years))
     return f"{told} Whose shop is the oldest, and since when?", f"the {crafts[first]} of {towns[first]}, {years[first]}"

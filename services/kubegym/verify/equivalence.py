@@ -52,9 +52,8 @@ async def equal(
         JudgeError: "VerdictUnparseable".
         ModelError: the judge could not be asked.
     """
-    opinion = await judge.ask(
-        role, unparseable=lenient, question=question, expected_answer=first, generated_answer=second
-    )
+    parts = {"question": question, "expected_answer": first, "generated_answer": second}
+    opinion = await judge.ask(role, parts, unparseable=lenient)
     return opinion.label == judge.labels[0], opinion
 
 

@@ -94,14 +94,14 @@ class Judge:
         ).hexdigest()
         """Digest of the question: another one means other verdicts."""
 
-    async def ask(self, role: Ask, /, *, draw: int = 0, unparseable: bool = False, **parts: str) -> Opinion:
+    async def ask(self, role: Ask, parts: Mapping[str, str], *, draw: int = 0, unparseable: bool = False) -> Opinion:
         """Ask, and read the verdict.
 
         Args:
             role: whom, such as ``self.models.judge``.
+            parts: what the prompt's ``{name}`` stand for.
             draw: which opinion of several on the same question.
             unparseable: give an Opinion without label for a text that has none, instead of raising.
-            parts: what the prompt's ``{name}`` stand for.
 
         Raises:
             JudgeError: "VerdictUnparseable", what it said holds none of the labels.
@@ -159,21 +159,21 @@ def first_label(text: str, labels: Sequence[str]) -> str | None:
     return min(found)[1] if found else None
 
 
-async def majority(judge: Judge, roles: Sequence[Ask], /, *, draws: int = 1, **parts: str) -> tuple[str, list[Opinion]]:
+async def majority(
+    judge: Judge, roles: Sequence[Ask], parts: Mapping[str, str], *, draws: int = 1
+) -> tuple[str, list[Opinion]]:
     """What more than half of several judges say, or of several draws of one.
 
     Args:
         judge: the question.
         roles: whom to ask.
-        draws: how often each; more than one makes sense with a temperature above 0.
         parts: see ``Judge.ask``.
+        draws: how often each; more than one makes sense with a temperature above 0.
 
     Raises:
         JudgeError: "NoMajority", no label has more than half of all opinions; texts without a label count as such.
     """
-    asked = [
-        judge.ask(role, draw=draw, unparseable=True, **parts) for role in roles for draw in range(draws)
-    ]
+    asked = [judge.ask(role, parts, draw=draw, unparseable=True) for role in roles for draw in range(draws)]
     opinions = await asyncio.gather(*asked)
     counts = Counter(opinion.label for opinion in opinions if opinion.label is not None)
     label, votes = counts.most_common(1)[0] if counts else ("", 0)
@@ -184,7 +184,13 @@ async def majority(judge: Judge, roles: Sequence[Ask], /, *, draws: int = 1, **p
 
 
 async def prefer(
-    judge: Judge, role: Ask, first: str, second: str, /, *, names: tuple[str, str] = ("first", "second"), **parts: str
+    judge: Judge,
+    role: Ask,
+    first: str,
+    second: str,
+    parts: Mapping[str, str],
+    *,
+    names: tuple[str, str] = ("first", "second"),
 ) -> tuple[float, list[Opinion]]:
     """Compare two answers in both orders: 1 the first is better, 0 the second, 0.5 neither, or the order decided.
 
@@ -193,15 +199,15 @@ async def prefer(
         role: whom to ask.
         first: an answer.
         second: the other.
-        names: what the prompt calls them.
         parts: the prompt's other parts.
+        names: what the prompt calls the two.
 
     Raises:
         JudgeError: an opinion without label.
     """
     pairs = ((first, second), (second, first))
     opinions = await asyncio.gather(
-        *(judge.ask(role, **dict(zip(names, pair, strict=True)), **parts) for pair in pairs)
+        *(judge.ask(role, {**parts, **dict(zip(names, pair, strict=True))}) for pair in pairs)
     )
     points = {judge.labels[0]: 1.0, judge.labels[1]: 0.0}
     given, swapped = (points.get(opinion.label or "", 0.5) for opinion in opinions)

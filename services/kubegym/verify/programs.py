@@ -137,7 +137,7 @@ def same_output(actual: str, expected: str) -> bool:
 
 
 def same_value(actual: Any, expected: Any) -> bool:
-    """Whether two JSON values are the same; numbers alone may differ by 1e-5 relative, as numpy's ``allclose`` has it."""
+    """Whether two JSON values are the same; single numbers may differ by 1e-5 relative, as in numpy's ``allclose``."""
     if actual == expected:
         return True
     if not isinstance(actual, int | float | str) or not isinstance(expected, int | float | str):

@@ -1,7 +1,7 @@
 """Whether two mathematical expressions are equal, by math-verify. Needs the extra ``verify``.
 
-SymPy may compute for ever, so it does in a process of its own that is killed at a limit of CPU time; the event loop never
-waits for it (``python -m benchmarks symbolic`` measures that).
+SymPy may compute for ever, so it does in a process of its own that is killed at a limit of CPU time. The event loop
+never waits for it (``python -m benchmarks symbolic`` measures that).
 """
 
 from __future__ import annotations
@@ -70,9 +70,7 @@ async def compare(expected: str, text: str, *, cpu_seconds: float = CPU_SECONDS)
     """
     gold = f"\\boxed{{{undelimited(expected)}}}"
     try:
-        equal, extracted = await pool().run(
-            "kubegym.verify.symbolic_child", "compare", (gold, text), {}, cpu_seconds
-        )
+        equal, extracted = await pool().run("kubegym.verify.symbolic_child", "compare", (gold, text), {}, cpu_seconds)
     except CpuTimeExceeded:
         return Comparison(False, None, stopped=True)
     return Comparison(equal, extracted)

@@ -101,7 +101,12 @@ def first_json(text: str, kind: str = "object") -> Any:
 
 def output_text(output: Sequence[Item]) -> str:
     """The texts of all assistant messages with nothing between them (the contract's graded text)."""
-    return "".join(item_text(item) for item in output if is_assistant_message(item))
+    return "".join(assistant_texts(output))
+
+
+def assistant_texts(output: Sequence[Item]) -> list[str]:
+    """The text of each assistant message, in order."""
+    return [item_text(item) for item in output if is_assistant_message(item)]
 
 
 def last_text(items: Sequence[Item], role: str = "assistant") -> str:
