@@ -19,7 +19,7 @@ OPENINGS = (
 )
 SYSTEM = (
     "You are the agent of a web shop. Find out what the customer wants, then do it with your tools, and nothing else. "
-    "You need the customer's email address to find orders. When all is done, say so and ask whether there is anything else."
+    "You need the customer's email address to find orders. When all is done, say so and ask if there is anything else."
 )
 
 
@@ -32,10 +32,10 @@ def rows(count: int = 8, seed: int = 20) -> Iterator[dict[str, Any]]:
 
 def row(rng: random.Random, cancels: bool) -> dict[str, Any]:
     """One conversation."""
-    names, items = rng.sample(NAMES, 2), rng.sample(ITEMS, 5)
+    names, items = rng.sample(NAMES, 2), rng.sample(ITEMS, 8)
     emails = [f"{name}{rng.randint(10, 99)}@mail.example" for name in names]
     orders = {}
-    for item, email in zip(items, (emails[0], emails[0], emails[0], emails[1], emails[1]), strict=True):
+    for item, email in zip(items, [emails[0]] * 6 + [emails[1]] * 2, strict=True):
         orders[f"R{rng.randint(10000, 99999)}"] = {
             "email": email,
             "item": item,

@@ -112,7 +112,7 @@ def test_tools() -> None:
         call("change_address", order=CANCEL["facts"]["order"], address=" 1  New   Road "),
     ]
     played = talk([*calls, "It is done. Anything else?"])
-    assert len(json.loads(played.tool_outputs[0])) == 3
+    assert len(json.loads(played.tool_outputs[0])) == 6
     assert played.tool_outputs[1:] == [
         "no orders under this address",
         "there is no order 'R1'",
