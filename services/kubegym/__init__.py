@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kubegym.core.trajectory import Rollout, Verdict
     from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
-    from kubegym.resources import Environment, Model, Row, offload, read_file, tool
+    from kubegym.resources import Environment, Model, Row, offload, tool
+    from kubegym.resources.files import read_file
 
 __version__ = "0.1.0"
 
@@ -33,7 +34,7 @@ _HOMES = {
     "batches": "kubegym.data.batches",
     "load": "kubegym.local",
     "offload": "kubegym.resources",
-    "read_file": "kubegym.resources",
+    "read_file": "kubegym.resources.files",
     "run": "kubegym.local",
     "tool": "kubegym.resources",
 }
