@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kubegym.core.trajectory import Rollout, Verdict
     from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
-    from kubegym.resources import Environment, Model, Row, offload, tool
+    from kubegym.resources import Environment, Model, Row, offload, read_file, tool
 
 __version__ = "0.1.0"
 
@@ -33,6 +33,7 @@ _HOMES = {
     "batches": "kubegym.data.batches",
     "load": "kubegym.local",
     "offload": "kubegym.resources",
+    "read_file": "kubegym.resources",
     "run": "kubegym.local",
     "tool": "kubegym.resources",
 }
@@ -53,6 +54,7 @@ __all__ = [
     "batches",
     "load",
     "offload",
+    "read_file",
     "run",
     "tool",
 ]

@@ -30,6 +30,7 @@ PUBLIC = [
     "batches",
     "load",
     "offload",
+    "read_file",
     "run",
     "tool",
 ]

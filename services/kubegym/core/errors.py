@@ -75,13 +75,13 @@ class RowProblem:
 
 
 class InvalidRows(InputError):
-    """Dataset rows that cannot be run. Holds the first 50 problems and the count of all."""
+    """Dataset rows that cannot be run. Holds the first problems, 50 if nothing else is said, and the count of all."""
 
     reason = "InvalidRows"
     SHOWN: ClassVar[int] = 50
 
-    def __init__(self, problems: Sequence[RowProblem], count: int) -> None:
-        self.problems = list(problems[: self.SHOWN])
+    def __init__(self, problems: Sequence[RowProblem], count: int, shown: int = SHOWN) -> None:
+        self.problems = list(problems[:shown])
         self.count = count
         rows = "row is" if count == 1 else "rows are"
         lines = [f"{count} {rows} invalid; nothing was run", *(f"  {p}" for p in self.problems)]

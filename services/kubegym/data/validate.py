@@ -49,6 +49,7 @@ async def validate(
     claims: Mapping[str, str],
     check: EntryCheck = no_check,
     progress: Progress | None = None,
+    shown: int = InvalidRows.SHOWN,
 ) -> ValidRows:
     """Check all rows of a run.
 
@@ -57,12 +58,13 @@ async def validate(
         claims: agent name -> entry, see ``route``.
         check: the environments' own checks.
         progress: told how far it is.
+        shown: how many bad rows are named.
 
     Raises:
-        InvalidRows: with source, line and reason of the first 50 bad rows, and the count.
+        InvalidRows: with source, line and reason of the first ``shown`` bad rows, and the count.
         InvalidSpec: a dataset has no rows.
     """
-    checker = _Checker(claims, check, {entry: 0 for entry, _ in datasets})
+    checker = _Checker(claims, check, {entry: 0 for entry, _ in datasets}, shown)
     for home, dataset in datasets:
         if not dataset.rows:
             raise InvalidSpec(f"dataset {dataset.source} of {home!r} has no rows", reason="DatasetEmpty")
@@ -77,14 +79,14 @@ async def validate(
     if progress is not None:
         progress(checker.rows)
     if checker.bad:
-        raise InvalidRows(checker.problems, checker.bad)
+        raise InvalidRows(checker.problems, checker.bad, shown)
     return ValidRows(checker.rows, checker.entries, checker.indexed)
 
 
 class _Checker:
     """Checks rows one by one, and counts."""
 
-    def __init__(self, claims: Mapping[str, str], check: EntryCheck, entries: dict[str, int]) -> None:
+    def __init__(self, claims: Mapping[str, str], check: EntryCheck, entries: dict[str, int], shown: int) -> None:
         self.rows = 0
         self.indexed = 0
         self.bad = 0
@@ -92,6 +94,7 @@ class _Checker:
         self.entries = entries
         self._claims = claims
         self._check = check
+        self._shown = shown
         self._indices = _IndexSet()
 
     def problem_of(self, data: bytes, home: str) -> str | None:
@@ -117,7 +120,7 @@ class _Checker:
 
     def report(self, problem: RowProblem) -> None:
         self.bad += 1
-        if len(self.problems) < InvalidRows.SHOWN:
+        if len(self.problems) < self._shown:
             self.problems.append(problem)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from kubegym.core.errors import InvalidSpec
+from kubegym.core.errors import InvalidRows, InvalidSpec
 from kubegym.core.ids import task_id
 from kubegym.data.dataset import Dataset, DatasetSpec, MemoryDataset, open_dataset
 from kubegym.data.route import agent_claims, route
@@ -39,10 +39,13 @@ class RunTasks:
             tasks.append(TaskRow(entry, row, task_id(self._names[entry], row)))
         return tasks
 
-    async def validate(self, episodes: LocalEpisodes, progress: Progress | None = None) -> None:
-        """Check every row. Raises InvalidRows, with each bad row's line and reason."""
+    async def validate(
+        self, episodes: LocalEpisodes, progress: Progress | None = None, shown: int = InvalidRows.SHOWN
+    ) -> None:
+        """Check every row. Raises InvalidRows, with line and reason of the first ``shown`` bad rows."""
         checks = {name: part.runtime.validate_row for name, part in episodes.parts.items()}
-        await validate(list(self.datasets.items()), self._claims, lambda entry, row: checks[entry](row), progress)
+        datasets = list(self.datasets.items())
+        await validate(datasets, self._claims, lambda entry, row: checks[entry](row), progress, shown)
 
     async def close(self) -> None:
         """Close the datasets."""

@@ -1,6 +1,7 @@
 """The environment SDK: base class, tools, sessions (DESIGN section 7)."""
 
 from kubegym.resources.environment import Environment
+from kubegym.resources.files import read_file
 from kubegym.resources.limits import SessionLimits
 from kubegym.resources.loader import LoadedEnvironment, available_environments, load_environment
 from kubegym.resources.models import Model, Row
@@ -22,5 +23,6 @@ __all__ = [
     "available_environments",
     "load_environment",
     "offload",
+    "read_file",
     "tool",
 ]

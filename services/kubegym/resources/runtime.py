@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from kubegym.core.errors import AgentError, InvalidSpec
+from kubegym.core.messages import input_items
 from kubegym.core.protocols import Assignment, ModelClient
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.resources.environment import Environment, MaybeAwaitable
@@ -170,6 +171,20 @@ class EnvironmentRuntime:
     def has_oracle(self) -> bool:
         """Whether the class knows perfect replies."""
         return _overrides(self.cls, "oracle")
+
+    async def cheats(self, row: dict[str, Any]) -> Mapping[str, Any]:
+        """The class's own tricks on a row, by name."""
+        return await _resolved(self.cls.cheats(self._task_validator.validate_python(row)))
+
+    @property
+    def has_stand_ins(self) -> bool:
+        """Whether the class plays the models of its roles itself in tests."""
+        return _overrides(self.cls, "stand_in")
+
+    def stand_in(self, role: str, row: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+        """A model of a role, for tests: from create-params to its text, by the class's ``stand_in``."""
+        task = self._task_validator.validate_python(row)
+        return lambda request: self.cls.stand_in(role, task, input_items(request["input"]))
 
     @property
     def has_metrics(self) -> bool:

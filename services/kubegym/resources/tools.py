@@ -22,6 +22,7 @@ RESERVED_NAMES = frozenset({"verify", "seed_session", "aggregate_metrics", "mcp"
 NOT_FOUND = '{"detail":"Not Found"}'
 """What an unknown tool answers (contract 1.7)."""
 
+_KEPT = "__kubegym_tools__"
 _NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 _SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns|Return|Raises|Yields|Examples?|Notes?|Attributes):\s*$")
 _ARGUMENT = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)$")
@@ -145,9 +146,19 @@ class ToolSet:
 def tools_of(cls: type) -> ToolSet:
     """The tools of a class, inherited ones included, in the order of definition; base classes first.
 
+    They are kept in the class: a test that plays many rollouts describes them once.
+
     Raises:
         TypeError: a method that cannot be a tool, two tools of one name, or two catch-alls.
     """
+    known = cls.__dict__.get(_KEPT)
+    if known is None:
+        known = _find_tools(cls)
+        setattr(cls, _KEPT, known)
+    return known  # type: ignore[no-any-return]
+
+
+def _find_tools(cls: type) -> ToolSet:
     methods: dict[str, tuple[ToolOptions, Any]] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
