@@ -5,6 +5,7 @@ Each side depends on these, never on the other's internals; the local runner and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -69,6 +70,23 @@ class ModelClient(Protocol):
 
     async def close(self) -> None:
         """Give back connections or the engine."""
+        ...
+
+
+class Questions(Protocol):
+    """A model client whose engine answers more than generation: what ``/pooling`` and the like say."""
+
+    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
+        """Ask a route of the engine.
+
+        Args:
+            path: ``pooling``, ``classify``, ``score``, ``v1/embeddings``.
+            body: what the engine takes; the model's name is added.
+            context: who asks.
+
+        Raises:
+            ModelError: no JSON object came back, after bounded retries.
+        """
         ...
 
 
