@@ -19,7 +19,7 @@ ASK = (
     "{question} Use the tools to find out: search finds pages, browse reads one. "
     "Put the name that is asked for, and nothing else, in \\boxed{{}}."
 )
-STARTS = "Bre Kol Mar Tess Vin Ul Hart Nor Pel Quin Sar Dro Fen Gal Ost Lim".split()
+STARTS = ("Bre", "Kol", "Mar", "Tess", "Vin", "Ul", "Hart", "Nor", "Pel", "Quin", "Sar", "Dro", "Fen", "Gal", "Os")
 ENDS = ("mouth", "wick", "by", "holt", "stead", "ford", "grave", "minster", "thwaite", "combe", "dale", "kirk")
 RIVERS = ("a", "en", "os", "ith", "ane", "ull", "ey")
 GIVEN = ("Ada", "Bruno", "Cleo", "Dario", "Edda", "Felix", "Greta", "Hugo", "Iris", "Jonas", "Karin", "Lorenz", "Mina")
@@ -95,8 +95,9 @@ def _page(kind: str, title: str, text: str) -> dict[str, str]:
 
 
 def questions() -> list[tuple[str, str, list[str]]]:
-    """Question, answer, and the pages that lead there; no answer twice among those of one kind."""
+    """Question, answer, and the pages that lead there; no answer stands on an earlier one of them."""
     towns, born = world()
+    texts = {page["url"]: page["text"] for page in pages()}
     by_name = {town.name: town for town in towns}
     asked = []
     for town in towns:
@@ -114,11 +115,11 @@ def questions() -> list[tuple[str, str, list[str]]]:
             f"Which river flows through the birthplace of the architect of the bell tower of {town.name}?",
             home.river, [tower, address("person", town.architect), address("town", home.name)],
         ))  # fmt: skip
-    return asked
+    return [one for one in asked if not any(one[1] in texts[url] for url in one[2][:-1])]
 
 
 def rows(count: int = 12, seed: int = 20) -> Iterator[dict[str, Any]]:
-    """``count`` of the 240 questions."""
+    """``count`` of about 230 questions."""
     for question, answer, evidence in random.Random(seed).sample(questions(), count):
         message = {"role": "user", "content": ASK.format(question=question)}
         yield {"responses_create_params": {"input": [message]}, "expected_answer": answer, "evidence": evidence}

@@ -45,6 +45,8 @@ class Environment:
         verifier_version: of the verifier; ``version`` when empty. Change it when verdicts change.
         stateless_verify: whether ``verify`` needs nothing but the task and the rollout, so that stored rollouts can be
             verified again on a fresh instance.
+        images: whether tools or ``respond`` show images, so that a model that sees none is refused before the run.
+            Images in rows say that by themselves.
         answer_key: the verdict's field with the extracted answer, for majority@k and no_answer; empty for none.
         config: the manifest's ``config``, as ``Config``; the same for all rollouts.
         task: the row, as ``Task``.
@@ -56,6 +58,7 @@ class Environment:
     version: ClassVar[str] = "0.1.0"
     verifier_version: ClassVar[str] = ""
     stateless_verify: ClassVar[bool] = False
+    images: ClassVar[bool] = False
     answer_key: ClassVar[str] = ""
 
     Config: ClassVar[type[Model]] = Model

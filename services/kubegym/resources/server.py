@@ -31,7 +31,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
-from kubegym.core.messages import Item
+from kubegym.core.messages import Item, ToolOutput
 from kubegym.core.protocols import Assignment, ModelClient
 from kubegym.core.wire import DEADLINE_HEADER, TASK_HEADER, WIRE_HEADER
 from kubegym.http.server import App, Handler, Problem, Reply, Request, crashed
@@ -439,7 +439,7 @@ class ResourcesServer:
     def _offered(self, session: ServedSession, token: Token) -> mcp.OfferedTools:
         tools = self._runtime.tools
 
-        async def call(name: str, arguments: dict[str, Any]) -> tuple[str, int]:
+        async def call(name: str, arguments: dict[str, Any]) -> tuple[ToolOutput, int]:
             known = tools.find(name)
             async with self._table.using(session, alone=known is None or not known.parallel):
                 return await session.local.answer_tool(name, arguments)
