@@ -15,7 +15,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -134,7 +134,7 @@ class ModelServerClient:
             self._on_call(asyncio.get_running_loop().time() - started - waited, waited, outcome, *tokens)
 
     async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
-        """Ask a route beside generation, such as ``pooling``; its reply's JSON object. See ``core.protocols.Questions``.
+        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
 
         Raises:
             ModelError: see ``respond``.

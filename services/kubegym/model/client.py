@@ -309,7 +309,7 @@ class ChatClient(_Client):
             yield reply
 
     async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
-        """Ask a route beside generation, such as ``pooling``; its reply's JSON object. See ``core.protocols.Questions``.
+        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
 
         Raises:
             ModelError: see ``respond``.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
+import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -96,13 +98,18 @@ class EnvironmentRuntime:
             problem = f"setup took more than {seconds:g} s" if scope.expired() else crash_text("setup", error)
             raise InvalidSpec(f"environment {self.name}: {problem}") from error
         self._started = True
+        loop = asyncio.get_running_loop()
+        _running[loop] = _running.get(loop, 0) + 1
 
     async def close(self) -> None:
-        """Run ``teardown`` if ``setup`` was run."""
+        """Run ``teardown`` if ``setup`` was run; the last environment of a loop ends the sandbox that they share."""
         try:
             if self._started:
                 self._started = False
-                await _resolved(self.cls.teardown(self._shared))
+                try:
+                    await _resolved(self.cls.teardown(self._shared))
+                finally:
+                    await _leave_sandbox()
         finally:
             if self._own_watchdog:
                 self.watchdog.close()
@@ -203,6 +210,17 @@ class EnvironmentRuntime:
     async def key_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """The headline numbers out of all metrics."""
         return await _resolved(self.cls.get_key_metrics(metrics))
+
+
+_running: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+"""How many started environments a loop has."""
+
+
+async def _leave_sandbox() -> None:
+    loop = asyncio.get_running_loop()
+    _running[loop] -= 1
+    if not _running[loop] and (shared := sys.modules.get("kubegym.sandbox.shared")) is not None:
+        await shared.close_process_sandbox()
 
 
 async def _resolved(value: MaybeAwaitable[T]) -> T:

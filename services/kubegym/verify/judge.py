@@ -23,6 +23,7 @@ Ask = Callable[..., Awaitable[Message]]
 """A role, such as ``self.models.judge``."""
 
 _EXCERPT = 200
+_FENCE = "={6,}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,8 @@ class Judge:
         sampling: create-params of each call; default temperature 0.
         concurrency: calls at a time.
         cache: opinions kept; 0 keeps none.
-        guard: take the labels' own spelling out of what is filled in, so that an answer cannot carry a verdict along.
+        guard: take labels, and lines that fence answers in (``======``), out of what is filled in, so that an answer
+            cannot carry a verdict along or pretend to have ended.
     """
 
     def __init__(
@@ -92,14 +94,14 @@ class Judge:
         ).hexdigest()
         """Digest of the question: another one means other verdicts."""
 
-    async def ask(self, role: Ask, /, *, draw: int = 0, unparseable: bool = False, **parts: str) -> Opinion:
+    async def ask(self, role: Ask, parts: Mapping[str, str], *, draw: int = 0, unparseable: bool = False) -> Opinion:
         """Ask, and read the verdict.
 
         Args:
             role: whom, such as ``self.models.judge``.
+            parts: what the prompt's ``{name}`` stand for.
             draw: which opinion of several on the same question.
             unparseable: give an Opinion without label for a text that has none, instead of raising.
-            parts: what the prompt's ``{name}`` stand for.
 
         Raises:
             JudgeError: "VerdictUnparseable", what it said holds none of the labels.
@@ -157,21 +159,21 @@ def first_label(text: str, labels: Sequence[str]) -> str | None:
     return min(found)[1] if found else None
 
 
-async def majority(judge: Judge, roles: Sequence[Ask], /, *, draws: int = 1, **parts: str) -> tuple[str, list[Opinion]]:
+async def majority(
+    judge: Judge, roles: Sequence[Ask], parts: Mapping[str, str], *, draws: int = 1
+) -> tuple[str, list[Opinion]]:
     """What more than half of several judges say, or of several draws of one.
 
     Args:
         judge: the question.
         roles: whom to ask.
-        draws: how often each; more than one makes sense with a temperature above 0.
         parts: see ``Judge.ask``.
+        draws: how often each; more than one makes sense with a temperature above 0.
 
     Raises:
         JudgeError: "NoMajority", no label has more than half of all opinions; texts without a label count as such.
     """
-    asked = [
-        judge.ask(role, draw=draw, unparseable=True, **parts) for role in roles for draw in range(draws)
-    ]
+    asked = [judge.ask(role, parts, draw=draw, unparseable=True) for role in roles for draw in range(draws)]
     opinions = await asyncio.gather(*asked)
     counts = Counter(opinion.label for opinion in opinions if opinion.label is not None)
     label, votes = counts.most_common(1)[0] if counts else ("", 0)
@@ -182,7 +184,13 @@ async def majority(judge: Judge, roles: Sequence[Ask], /, *, draws: int = 1, **p
 
 
 async def prefer(
-    judge: Judge, role: Ask, first: str, second: str, /, *, names: tuple[str, str] = ("first", "second"), **parts: str
+    judge: Judge,
+    role: Ask,
+    first: str,
+    second: str,
+    parts: Mapping[str, str],
+    *,
+    names: tuple[str, str] = ("first", "second"),
 ) -> tuple[float, list[Opinion]]:
     """Compare two answers in both orders: 1 the first is better, 0 the second, 0.5 neither, or the order decided.
 
@@ -191,15 +199,15 @@ async def prefer(
         role: whom to ask.
         first: an answer.
         second: the other.
-        names: what the prompt calls them.
         parts: the prompt's other parts.
+        names: what the prompt calls the two.
 
     Raises:
         JudgeError: an opinion without label.
     """
     pairs = ((first, second), (second, first))
     opinions = await asyncio.gather(
-        *(judge.ask(role, **dict(zip(names, pair, strict=True)), **parts) for pair in pairs)
+        *(judge.ask(role, {**parts, **dict(zip(names, pair, strict=True))}) for pair in pairs)
     )
     points = {judge.labels[0]: 1.0, judge.labels[1]: 0.0}
     given, swapped = (points.get(opinion.label or "", 0.5) for opinion in opinions)
@@ -207,7 +215,8 @@ async def prefer(
 
 
 def _guard(labels: Sequence[str]) -> Callable[[str], str]:
-    pattern = re.compile("|".join(r"\s*".join(map(re.escape, label)) for label in labels), re.IGNORECASE)
+    spelled = [r"\s*".join(map(re.escape, label)) for label in labels]
+    pattern = re.compile("|".join([*spelled, _FENCE]), re.IGNORECASE)
     return lambda part: pattern.sub("(removed)", part)  # not to nothing: what is left must not make a label again
 
 

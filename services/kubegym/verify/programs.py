@@ -92,6 +92,7 @@ async def run_tests(
     limits: Limits = LIMITS,
     prelude: str = PRELUDE,
     stop_at_first: bool = True,
+    any_exit: bool = False,
 ) -> Report:
     """Run a program on every test, each time afresh.
 
@@ -102,6 +103,7 @@ async def run_tests(
         limits: of each test.
         prelude: code that goes before the program; empty for none.
         stop_at_first: leave the tests out that come after one that failed.
+        any_exit: judge what a program printed also where it ended with ``sys.exit(1)``, but not by an exception.
 
     Raises:
         SandboxError: the sandbox could not do its part.
@@ -112,7 +114,7 @@ async def run_tests(
     for case in cases:
         done = await _execute(sandbox, prelude + code, case, limits)
         seconds += done.cpu_seconds
-        trouble = _judge(done, case)
+        trouble = _judge(done, case, any_exit)
         passed.append(trouble is None)
         if trouble is None:
             continue
@@ -135,7 +137,7 @@ def same_output(actual: str, expected: str) -> bool:
 
 
 def same_value(actual: Any, expected: Any) -> bool:
-    """Whether two JSON values are the same; numbers alone may differ by 1e-5 relative, as numpy's ``allclose`` has it."""
+    """Whether two JSON values are the same; single numbers may differ by 1e-5 relative, as in numpy's ``allclose``."""
     if actual == expected:
         return True
     if not isinstance(actual, int | float | str) or not isinstance(expected, int | float | str):
@@ -156,14 +158,14 @@ async def _execute(sandbox: Sandbox, code: str, case: Case, limits: Limits) -> E
     return await sandbox.run(code, limits=limits, value=value)
 
 
-def _judge(done: Execution, case: Case) -> Problem | None:
+def _judge(done: Execution, case: Case, any_exit: bool) -> Problem | None:
     if done.stopped is not None:
         return _STOPPED.get(done.stopped, "limit")
     if case.call:
         if not done.has_value:
             return "error"
         return None if same_value(done.value, case.expected) else "wrong"
-    if not done.ok:
+    if not done.ok and not (any_exit and done.exit_code is not None and "Traceback" not in done.stderr):
         return "error"
     return None if same_output(done.stdout, case.expected) else "wrong"
 

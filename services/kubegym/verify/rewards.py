@@ -26,7 +26,9 @@ def weighted(
         scores: what each part scored, unweighted.
         weights: the weight of each; a part without one is reported and counts nothing.
         gate: a part that has to be positive for any reward at all, so that good form never pays for a wrong answer.
-        turn_rewards, fields, metrics: see ``Verdict``.
+        turn_rewards: see ``Verdict``.
+        fields: see ``Verdict``.
+        metrics: see ``Verdict``.
 
     Raises:
         ValueError: a weight, or the gate, names no score.
@@ -38,7 +40,11 @@ def weighted(
     if gate is not None and scores[gate] <= 0:
         total = 0.0
     return Verdict(
-        total, components=dict(scores), turn_rewards=turn_rewards, fields=dict(fields or {}), metrics=dict(metrics or {})
+        total,
+        components=dict(scores),
+        turn_rewards=turn_rewards,
+        fields=dict(fields or {}),
+        metrics=dict(metrics or {}),
     )
 
 

@@ -83,7 +83,8 @@ class Rubric:
         if best <= 0:
             raise ValueError("a rubric needs a criterion with a positive weight")
         listed = "\n".join(f"{number}. {criterion.text}" for number, criterion in enumerate(criteria, 1))
-        opinion = await self._judge.ask(role, unparseable=True, question=question, answer=answer, criteria=listed)
+        parts = {"question": question, "answer": answer, "criteria": listed}
+        opinion = await self._judge.ask(role, parts, unparseable=True)
         said = first_json(opinion.text)
         met = [said.get(str(number)) if isinstance(said, dict) else None for number in range(1, len(criteria) + 1)]
         if not all(isinstance(one, bool) for one in met):

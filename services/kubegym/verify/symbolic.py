@@ -1,7 +1,7 @@
 """Whether two mathematical expressions are equal, by math-verify. Needs the extra ``verify``.
 
-SymPy may compute for ever, so it does in a process of its own that is killed at a limit of CPU time; the event loop never
-waits for it (``python -m benchmarks symbolic`` measures that).
+SymPy may compute for ever, so it does in a process of its own that is killed at a limit of CPU time. The event loop
+never waits for it (``python -m benchmarks symbolic`` measures that).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from kubegym.core.errors import InvalidSpec
-from kubegym.resources.limits import CpuTimeExceeded
+from kubegym.resources.limits import CpuTimeExceeded, ProcessDied, WallTimeExceeded
 from kubegym.resources.offload import pool
 from kubegym.verify.text import undelimited
 
@@ -19,6 +19,9 @@ VERSION = "symbolic-1"
 """Raised when verdicts change. The library's own version: ``library_version``."""
 
 CPU_SECONDS = 10.0
+
+TROUBLE = (ProcessDied, WallTimeExceeded)
+"""What ``compare`` raises where the process, or the machine, was in trouble."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +70,7 @@ async def compare(expected: str, text: str, *, cpu_seconds: float = CPU_SECONDS)
     """
     gold = f"\\boxed{{{undelimited(expected)}}}"
     try:
-        equal, extracted = await pool().run(
-            "kubegym.verify.symbolic_child", "compare", (gold, text), {}, cpu_seconds
-        )
+        equal, extracted = await pool().run("kubegym.verify.symbolic_child", "compare", (gold, text), {}, cpu_seconds)
     except CpuTimeExceeded:
         return Comparison(False, None, stopped=True)
     return Comparison(equal, extracted)

@@ -22,10 +22,10 @@ _ANSWER = (ExprExtractionConfig(), LatexExtractionConfig())
 
 
 def compare(expected: str, answer: str) -> tuple[bool, str | None]:
-    """Whether an answer equals the expected expression, and what was read out of it.
+    r"""Whether an answer equals the expected expression, and what was read out of it.
 
     Args:
-        expected: LaTeX that can be read, such as ``\\boxed{1/2}``.
+        expected: LaTeX that can be read, such as ``\boxed{1/2}``.
         answer: a text whose answer is looked for.
     """
     try:

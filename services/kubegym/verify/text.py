@@ -101,7 +101,22 @@ def first_json(text: str, kind: str = "object") -> Any:
 
 def output_text(output: Sequence[Item]) -> str:
     """The texts of all assistant messages with nothing between them (the contract's graded text)."""
-    return "".join(item_text(item) for item in output if is_assistant_message(item))
+    return "".join(assistant_texts(output))
+
+
+def assistant_texts(output: Sequence[Item]) -> list[str]:
+    """The text of each assistant message, in order."""
+    return [item_text(item) for item in output if is_assistant_message(item)]
+
+
+def last_text(items: Sequence[Item], role: str = "assistant") -> str:
+    """The last message's text, its parts joined by newlines, without spaces around it; empty where there is none."""
+    for item in reversed(items):
+        if item.get("type", "message") == "message" and item.get("role") == role:
+            content = item.get("content") or ""
+            parts = [content] if isinstance(content, str) else [item_text({"content": [part]}) for part in content]
+            return "\n".join(part for part in parts if part).strip()
+    return ""
 
 
 def turns(output: Sequence[Item]) -> Iterator[list[Item]]:
