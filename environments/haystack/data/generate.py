@@ -16,7 +16,8 @@ from typing import Any
 NAMES = (
     "Ada", "Bruno", "Cleo", "Dario", "Edda", "Felix", "Greta", "Hugo", "Iris", "Jonas", "Karin", "Lorenz", "Mina",
     "Nils", "Olga", "Piet", "Quirin", "Rosa", "Sven", "Tilda", "Uwe", "Vera", "Wanda", "Xaver", "Yara", "Zeno", "Alma",
-    "Boris", "Carla", "Detlef", "Elena", "Franz", "Gerda", "Hanno", "Ines", "Jakob", "Kira", "Linus", "Marta", "Norbert",
+    "Boris", "Carla", "Detlef", "Elena", "Franz", "Gerda", "Hanno", "Ines", "Jakob", "Kira", "Linus", "Marta",
+    "Norbert",
 )  # fmt: skip
 COLOURS = ("red", "green", "blue", "yellow", "black", "white", "brown", "grey", "purple", "orange")
 METALS = ("tin", "brass", "steel", "copper", "silver", "iron")

@@ -86,8 +86,9 @@ class LocalSession:
             return [_to_item("seed", message) for message in messages]
 
     def tools(self) -> list[dict[str, Any]]:
-        """The class's tool definitions; one list for all sessions, not to be changed."""
-        return self._runtime.tools.definitions
+        """Tool definitions: this rollout's, else the class's, one list for all sessions, not to be changed."""
+        offered = self._environment.offered_tools
+        return self._runtime.tools.definitions if offered is None else offered
 
     def parallel(self, name: str) -> bool:
         """Whether calls of this tool may run beside others of the same turn."""
