@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from kubegym.core.trajectory import Rollout, Verdict
     from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
-    from kubegym.resources import Environment, Model, Row, offload, read_file, tool
+    from kubegym.resources import Environment, Model, Row, read_file, tool
+    from kubegym.resources.offload import offload  # the function, not the module of its name
 
 __version__ = "0.1.0"
 

@@ -53,8 +53,8 @@ class Environment:
         row: the row as it was parsed. Shared by all rollouts of the task: read it, never change it.
         shared: what ``setup`` returned.
         models: other models by role, see ``ModelRoles``.
-        offered_tools: tool definitions (Responses shape) of this rollout; ``seed`` sets them where tools differ from task
-            to task and a catch-all answers them. A row's own ``tools`` win.
+        offered_tools: tool definitions (Responses shape) of this rollout; ``seed`` sets them where tools differ from
+            task to task and a catch-all answers them. A row's own ``tools`` win.
     """
 
     version: ClassVar[str] = "0.1.0"

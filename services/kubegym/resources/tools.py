@@ -153,11 +153,11 @@ def tools_of(cls: type) -> ToolSet:
     Raises:
         TypeError: a method that cannot be a tool, two tools of one name, or two catch-alls.
     """
-    known = cls.__dict__.get(_KEPT)
+    known: ToolSet | None = cls.__dict__.get(_KEPT)
     if known is None:
         known = _find_tools(cls)
         setattr(cls, _KEPT, known)
-    return known  # type: ignore[no-any-return]
+    return known
 
 
 def _find_tools(cls: type) -> ToolSet:
