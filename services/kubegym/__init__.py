@@ -34,7 +34,7 @@ _HOMES = {
     "VerifierError": "kubegym.core.errors",
     "batches": "kubegym.data.batches",
     "load": "kubegym.local",
-    "offload": "kubegym.resources",
+    "offload": "kubegym.resources.offload",
     "read_file": "kubegym.resources",
     "run": "kubegym.local",
     "tool": "kubegym.resources",
