@@ -37,6 +37,7 @@ BENCHMARKS = {
     "routing": (("routing", "30"), ("routing", "5")),
     "lives": (("lives", "20", "800"), ("lives", "3", "20")),
     "sandbox": (("sandbox", "300", "100000"), ("sandbox", "100", "2000")),
+    "symbolic": (("symbolic", "4096", "1024"), ("symbolic", "1024", "1024")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }

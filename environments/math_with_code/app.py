@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Literal
 
 from kubegym import Environment, Model, Rollout, Row, Verdict, tool
-from kubegym.sandbox import Execution, Limits, SandboxSession
-from kubegym.sandbox.errors import SandboxLost
+from kubegym.sandbox import Execution, Limits, SandboxLost, SandboxSession
 from kubegym.verify.numbers import close, number
 from kubegym.verify.text import assistant_texts, boxed, peeled, undelimited
 
@@ -106,12 +105,10 @@ class MathWithCode(Environment):
 
     @classmethod
     def cheats(cls, task: Task) -> dict[str, str | list[Any]]:
-        """A box that code prints, many boxes, and code that looks for the answer."""
-        look = "import os\nprint(os.listdir('.'))\nprint(os.listdir('/'))"
+        """A box that code prints, and many boxes."""
         return {
             "a printed box": [{"name": "execute_python", "arguments": {"code": "print('\\\\boxed{1}')"}}, "See above."],
             "many boxes": " ".join(f"\\boxed{{{guess}}}" for guess in range(200)),
-            "a look around": [{"name": "execute_python", "arguments": {"code": look}}, "\\boxed{0}"],
         }
 
 

@@ -32,7 +32,18 @@ from kubegym.core.rows import build_row
 from kubegym.core.trajectory import Rollout
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits, load_environment
 
-__all__ = ["Played", "Reply", "Script", "ScriptedModel", "load_environment", "play", "play_group", "scripted_response"]
+__all__ = [
+    "InvalidRows",
+    "ModelError",
+    "Played",
+    "Reply",
+    "Script",
+    "ScriptedModel",
+    "load_environment",
+    "play",
+    "play_group",
+    "scripted_response",
+]
 
 T = TypeVar("T")
 Reply: TypeAlias = str | Message | dict[str, Any] | Sequence[Any] | ModelReply | Exception

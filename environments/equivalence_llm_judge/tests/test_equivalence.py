@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from kubegym.core.errors import InvalidRows, ModelError
-from kubegym.testing import Played, load_environment, play
+from kubegym.testing import InvalidRows, ModelError, Played, load_environment, play
 
 pytestmark = pytest.mark.unit
 

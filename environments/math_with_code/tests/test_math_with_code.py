@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from kubegym.core.errors import InvalidRows
-from kubegym.testing import Played, load_environment, play
+from kubegym.testing import InvalidRows, Played, load_environment, play
 
 pytestmark = pytest.mark.contract
 
