@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from kubegym.core.trajectory import Rollout, Verdict
     from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
-    from kubegym.resources import Environment, Model, Row, read_file, tool
-    from kubegym.resources.offload import offload  # the function, not the module of its name
+    from kubegym.resources import Environment, Model, Row, offload, tool
+    from kubegym.resources.files import read_file
 
 __version__ = "0.1.0"
 
@@ -34,8 +34,8 @@ _HOMES = {
     "VerifierError": "kubegym.core.errors",
     "batches": "kubegym.data.batches",
     "load": "kubegym.local",
-    "offload": "kubegym.resources.offload",
-    "read_file": "kubegym.resources",
+    "offload": "kubegym.resources",
+    "read_file": "kubegym.resources.files",
     "run": "kubegym.local",
     "tool": "kubegym.resources",
 }

@@ -34,6 +34,13 @@ def transcript(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def readme_block(row: Mapping[str, Any]) -> str:
+    """A rollout as READMEs show it: without ids, times and tokens, which differ each time."""
+    lines = transcript(row)[2:]
+    ended = next(index for index, line in enumerate(lines) if line.startswith("outcome"))
+    return "".join(f"{line}\n" for line in lines[: ended + 1])
+
+
 def input_text(row: Mapping[str, Any]) -> str:
     """What the model was asked, as text."""
     params = row.get("responses_create_params") or {}

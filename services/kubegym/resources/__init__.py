@@ -1,7 +1,6 @@
 """The environment SDK: base class, tools, sessions (DESIGN section 7)."""
 
 from kubegym.resources.environment import Environment
-from kubegym.resources.files import read_file
 from kubegym.resources.limits import SessionLimits
 from kubegym.resources.loader import LoadedEnvironment, available_environments, load_environment
 from kubegym.resources.models import Model, Row
@@ -23,6 +22,5 @@ __all__ = [
     "available_environments",
     "load_environment",
     "offload",
-    "read_file",
     "tool",
 ]
