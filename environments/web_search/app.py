@@ -1,126 +1,120 @@
-"""Questions whose answers lie in pages that have to be found: search, browse, put two and two together."""
+"""Questions whose answers have to be looked up: search and browse, over an offline corpus or a search API."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any, Literal
 
 from kubegym import Environment, Model, Rollout, Row, ToolError, Verdict, read_file, tool
+from kubegym.verify.text import boxed, normalised, peeled
 
-from .api import Api, ApiConfig
-from .index import Index, Page
+from .corpus import Corpus
+from .web import SearchApi, Web
+
+_FIRST_BOX = re.compile(r"\\boxed\{(.*?)\}")
 
 
 class WebSearch(Environment):
-    """Over an offline corpus with a full-text index, or over a search API and the web."""
+    """A question with a short answer, which stands in pages that the policy has to find."""
 
     version = "0.1.0"
-    answer_key = "extracted_answer"
+    stateless_verify = True
+    answer_key = "parsed_option"
 
     class Config(Model):
-        """Where to search: ``corpus`` is JSONL of pages (a path or URI); ``api`` goes before it."""
+        """Settings: ``api`` searches the web, otherwise ``corpus`` (JSON lines: url, title, text) is searched."""
 
         corpus: str = "data/corpus.jsonl"
-        api: ApiConfig | None = None
-        results: int = 5
-        max_words: int = 10_000
+        api: SearchApi | None = None
+        results: int = 10
+        page_words: int = 10_000
         parity: Literal["nemo-gym"] | None = None
 
     class Task(Row):
-        """A row."""
+        """A row; ``evidence`` has the pages that lead to the answer, for the oracle."""
 
-        question: str
         expected_answer: str
+        evidence: tuple[str, ...] = ()
 
         def model_post_init(self, _context: Any) -> None:
-            """Refuse a row that nothing could answer. Raises ValueError."""
-            if not self.expected_answer.strip():
-                raise ValueError("expected_answer is empty")
+            """Refuse a row that no answer could be right for. Raises ValueError."""
+            if not normalised(self.expected_answer):
+                raise ValueError("expected_answer is empty: no answer could be right")
 
     @classmethod
-    async def setup(cls, config: Config) -> Index | Api:
-        """The index of the corpus, or the API."""
-        return Api(config.api) if config.api is not None else Index(await read_file(config.corpus, __file__))
+    async def setup(cls, config: Config) -> Corpus | Web:
+        """Index the corpus, or get ready to ask the API."""
+        if config.api is not None:
+            return Web(config.api)
+        return Corpus((await read_file(config.corpus, __file__)).splitlines())
 
     @classmethod
-    def teardown(cls, shared: Index | Api) -> None:
-        """Close the index."""
+    def teardown(cls, shared: Corpus | Web) -> None:
+        """Free them."""
         shared.close()
 
-    def seed(self) -> None:
-        """Nothing is found yet."""
-        self.found: set[str] = set()
-
-    @tool
-    async def search(self, query: str) -> list[dict[str, str]] | str:
+    @tool(parallel=True)
+    async def search(self, query: str) -> dict[str, Any]:
         """Search for pages.
 
         Args:
-            query: Words to look for.
+            query: words to look for.
         """
-        pages: list[Page] = await self.shared.search(query[:400], self.config.results)
-        self.found.update(page.url for page in pages)
-        return [{"title": page.title, "url": page.url, "snippet": page.text} for page in pages] or "nothing was found"
+        if not query.strip():
+            raise ToolError("the query is empty")
+        return {"search_results": await self.shared.search(query, self.config.results)}
 
-    @tool
-    async def browse(self, url: str) -> str:
-        """Read a page that a search has found.
+    @tool(parallel=True)
+    async def browse(self, url: str) -> dict[str, str]:
+        """Read a page.
 
         Args:
-            url: The page's address.
+            url: the page's address, such as one that search found.
         """
-        if url not in self.found:
-            raise ToolError("only pages that a search has found can be read")
-        words = (await self.shared.read(url)).split(" ")
-        return " ".join(words[: self.config.max_words])
+        words = (await self.shared.page(url)).split(" ")
+        shown = words[: self.config.page_words]
+        cut = f" [cut: {len(words)} words, only the first {len(shown)} are shown]" if len(words) > len(shown) else ""
+        return {"page_content": " ".join(shown) + cut}
 
     def verify(self, rollout: Rollout) -> Verdict:
-        """1 if the boxed answer is the expected one, else 0."""
-        answers = boxed(rollout.all_text if self.config.parity else rollout.final_text)
+        r"""1 if the last message has the expected answer in ``\boxed{}``, and no other one, else 0."""
         if self.config.parity:
-            answer = answers[0] if answers else None
-            right = answer == self.task.expected_answer
+            found = _FIRST_BOX.search(_last_item_text(rollout))
+            right = (answer := found and found[1]) == self.task.expected_answer
         else:
-            answer = answers[0] if len(answers) == 1 else None
-            right = answer is not None and plain(answer) == plain(self.task.expected_answer)
-        counts = {"searches": 0.0, "pages_read": 0.0}
-        for call in rollout.tool_calls:
-            counts["searches" if call.name == "search" else "pages_read"] += 1
-        return Verdict(float(right), fields={"extracted_answer": answer}, metrics=counts)
+            answers = list(_boxes(rollout.final_text))
+            answer = answers[0] if answers else None
+            right = {normalised(one) for one in answers} == {normalised(self.task.expected_answer)}
+        fields = {"parsed_option": answer}
+        return Verdict(float(right), fields=fields, metrics={"num_tool_calls": len(rollout.tool_calls)})
 
     @classmethod
     def oracle(cls, task: Task) -> list[Any]:
-        """Search and read as the row's ``hops`` say, then answer."""
+        """Search for each page that leads to the answer, read it, and answer."""
         steps: list[Any] = []
-        for hop in (task.model_extra or {}).get("hops", []):
-            steps.append({"name": "search", "arguments": {"query": hop["query"]}})
-            steps.append({"name": "browse", "arguments": {"url": hop["url"]}})
-        return [*steps, f"\\boxed{{{task.expected_answer}}}"]
+        for url in task.evidence:
+            name = url.rsplit("/", 1)[-1].replace("-", " ")
+            steps += [{"name": "search", "arguments": {"query": name}}, {"name": "browse", "arguments": {"url": url}}]
+        return [*steps, f"The pages say so: \\boxed{{{task.expected_answer}}}."]
 
     @classmethod
-    def cheats(cls, task: Task) -> dict[str, list[Any]]:
-        """Several boxes; the answer among others in one box; a page that was not found."""
-        answer = task.expected_answer
+    def cheats(cls, task: Task) -> dict[str, str]:
+        """The right answer among others."""
         return {
-            "several boxes": [f"\\boxed{{1900}} \\boxed{{{answer}}}"],
-            "one box of all": [f"\\boxed{{1900 or {answer}}}"],
-            "searches the question": [{"name": "search", "arguments": {"query": task.question}}, "\\boxed{unknown}"],
+            "two answers": f"\\boxed{{Nowhere}} or \\boxed{{{task.expected_answer}}}",
+            "the right one first": f"\\boxed{{{task.expected_answer}}} or \\boxed{{Nowhere}}",
+            "several in one box": f"\\boxed{{Nowhere, {task.expected_answer}}}",
         }
 
 
-def boxed(text: str) -> list[str]:
-    """What stands in each ``boxed{}`` of a text, braces balanced."""
-    found = []
-    for match in re.finditer(r"\\boxed\s*\{", text):
-        depth, start = 1, match.end()
-        for position in range(start, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                found.append(text[start:position].strip())
-                break
-    return found
+def _last_item_text(rollout: Rollout) -> str:
+    """The text of the last output item where that is a message."""
+    return rollout.final_text if rollout.output and rollout.output[-1].get("role") == "assistant" else ""
 
 
-def plain(text: str) -> str:
-    """A text without case, outer punctuation and extra space."""
-    return " ".join(text.casefold().split()).strip(" .,;:!\"'")
+def _boxes(text: str) -> Iterator[str]:
+    """What stands in each box, the last one first."""
+    while (answer := boxed(text)) is not None:
+        yield peeled(answer)
+        text = text[: text.rfind("\\boxed{")]

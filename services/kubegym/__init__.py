@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kubegym.core.errors import ToolError, VerifierError
-    from kubegym.core.messages import Done, Message, Turn
+    from kubegym.core.messages import Done, Image, Message, Turn
     from kubegym.core.trajectory import Rollout, Verdict
     from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
@@ -23,6 +23,7 @@ _HOMES = {
     "Collector": "kubegym.local",
     "Done": "kubegym.core.messages",
     "Environment": "kubegym.resources",
+    "Image": "kubegym.core.messages",
     "Message": "kubegym.core.messages",
     "Model": "kubegym.resources",
     "Rollout": "kubegym.core.trajectory",
@@ -43,6 +44,7 @@ __all__ = [
     "Collector",
     "Done",
     "Environment",
+    "Image",
     "Message",
     "Model",
     "Rollout",

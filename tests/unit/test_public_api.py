@@ -18,6 +18,7 @@ PUBLIC = [
     "Collector",
     "Done",
     "Environment",
+    "Image",
     "Message",
     "Model",
     "Rollout",

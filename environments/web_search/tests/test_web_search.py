@@ -1,4 +1,4 @@
-"""The index, an API on a real server, and which answers count."""
+"""Searching, reading, and which answers are right; the API and the pages are those of a real server."""
 
 from __future__ import annotations
 
@@ -19,150 +19,180 @@ pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).resolve().parents[1]
 ROWS = [json.loads(line) for line in (FOLDER / "data/example.jsonl").read_text().splitlines()]
-MADE = runpy.run_path(str(FOLDER / "data/generate.py"))
-TASK = {"question": "Where?", "expected_answer": "Bad Ems"}
+SCRIPT = runpy.run_path(str(FOLDER / "data/generate.py"))
+TOWN = SCRIPT["world"]()[0][0].name
 PARITY = {"parity": "nemo-gym"}
+TASK = {"expected_answer": "Ada Abelsen"}
+HTML = (
+    b"<html><head><title>Tower</title><style>p {color: red}</style></head><body><p>Built by <b>Ada</b>&amp;Co.</p>"
+    b"<script>lie()</script><p>In \xe4 year</p></body></html>"
+)
 
 
-def search(query: str) -> dict[str, Any]:
-    return {"name": "search", "arguments": {"query": query}}
+def search(query: str, config: dict[str, Any] | None = None) -> Played:
+    return play(FOLDER, TASK, [{"name": "search", "arguments": {"query": query}}, "?"], config)
 
 
-def browse(url: str) -> dict[str, Any]:
-    return {"name": "browse", "arguments": {"url": url}}
+def found(query: str, **config: Any) -> list[dict[str, str]]:
+    return json.loads(search(query, config).tool_outputs[0])["search_results"]
 
 
+def browse(url: str, config: dict[str, Any] | None = None) -> str:
+    return play(FOLDER, TASK, [{"name": "browse", "arguments": {"url": url}}, "?"], config).tool_outputs[0]
+
+
+def answered(text: str, config: dict[str, str] | None = None) -> float | None:
+    return play(FOLDER, TASK, [text], config).reward
+
+
+@pytest.mark.parametrize("config", [{}, PARITY], ids=["honest", "parity"])
 @pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
-def test_the_oracle_finds_every_page_and_the_answer_stands_in_the_last(row: dict[str, Any]) -> None:
-    played = play(FOLDER, row, "oracle")
+def test_the_oracle_earns_every_example_by_what_it_finds(row: dict[str, Any], config: dict[str, str]) -> None:
+    played = play(FOLDER, row, "oracle", config)
     assert played.reward == 1.0
-    assert "only pages that a search has found" not in "".join(played.tool_outputs)
-    assert row["expected_answer"] in played.tool_outputs[-1]
-    assert row["expected_answer"] not in row["question"]
-    assert (played.fields["searches"], played.fields["pages_read"]) == (len(row["hops"]), len(row["hops"]))
+    assert row["expected_answer"] in json.loads(played.tool_outputs[-1])["page_content"]
+    for url, output in zip(row["evidence"], played.tool_outputs[::2], strict=True):
+        assert json.loads(output)["search_results"][0]["link"] == url
 
 
-def test_files_are_what_the_script_writes() -> None:
-    for name, text in MADE["content"]().items():
-        assert (FOLDER / "data" / name).read_text() == text
+def test_the_files_are_what_the_script_writes() -> None:
+    assert (FOLDER / "data/example.jsonl").read_text() == SCRIPT["content"]()
+    assert (FOLDER / "data/corpus.jsonl").read_text() == SCRIPT["corpus"]()
 
 
-def test_a_search_finds_stems_and_titles_first() -> None:
-    town = MADE["world"]()["towns"][0]
-    played = play(FOLDER, TASK, [search(f"{town['town'].upper()}!"), search('"; DROP TABLE page'), search("?"), "no"])
-    found = json.loads(played.tool_outputs[0])
-    assert found[0]["title"] == town["town"]
-    assert len(found) <= 5
-    assert played.tool_outputs[2] == "nothing was found"
+def test_every_answer_stands_on_the_last_page_of_its_evidence_and_on_no_earlier_one() -> None:
+    texts = {page["url"]: page["text"] for page in SCRIPT["pages"]()}
+    for question, answer, evidence in SCRIPT["questions"]():
+        assert [answer in texts[url] for url in evidence] == [False] * (len(evidence) - 1) + [True], question
+        assert answer not in question
 
 
-def test_only_found_pages_are_read(tmp_path: Path) -> None:
-    corpus = tmp_path / "pages.jsonl"
-    corpus.write_text(json.dumps({"url": "https://a.example/1", "title": "Cats", "text": "cats purr " * 40}) + "\n")
-    url = "https://a.example/1"
-    config = {"corpus": str(corpus), "max_words": 5}
-    played = play(FOLDER, TASK, [browse(url), search("purring cat"), browse(url), "x"], config)
-    assert played.tool_outputs[0] == "only pages that a search has found can be read"
-    assert [one["url"] for one in json.loads(played.tool_outputs[1])] == [url]
-    assert len(played.tool_outputs[2].split(" ")) == 5
+def test_rare_words_rank_above_common_ones_and_any_syntax_is_text() -> None:
+    assert [one["title"] for one in found(f'bell tower "{TOWN.lower()}', results=1)] == [TOWN]
+    assert found("AND OR NOT ( * ^ : -") == found("and or not")
+    assert found("???") == []
+    assert search("  ").tool_outputs == ["the query is empty"]
+
+
+def test_long_pages_are_cut_and_unknown_ones_refused() -> None:
+    page = json.loads(browse(f"https://atlas.example/town/{TOWN.lower()}", {"page_words": 3}))["page_content"]
+    assert page.startswith(f"{TOWN}\n{TOWN} lies on [cut: ")
+    assert browse("https://atlas.example/nowhere").startswith("there is no page")
 
 
 @pytest.mark.parametrize(
     ("text", "honest", "parity"),
     [
-        ("\\boxed{Bad Ems}", 1.0, 1.0),
-        ("\\boxed{ bad  ems. }", 1.0, 0.0),
-        ("\\boxed{\\text{Bad} Ems}", 0.0, 0.0),
-        ("\\boxed{Bad Ems} or \\boxed{Bonn}", 0.0, 1.0),
-        ("\\boxed{Bonn} or \\boxed{Bad Ems}", 0.0, 0.0),
-        ("Bad Ems", 0.0, 0.0),
-        ("\\boxed{Bad Ems", 0.0, 0.0),
+        (r"\boxed{Ada Abelsen}", 1.0, 1.0),
+        (r"It is \boxed{ada  abelsen.}", 1.0, 0.0),
+        (r"\boxed{\text{Ada Abelsen}}", 1.0, 0.0),
+        (r"\boxed{Ada Abelsen} or \boxed{Ada Lundski}", 0.0, 1.0),
+        (r"\boxed{Ada Lundski}, no, \boxed{Ada Abelsen}", 0.0, 0.0),
+        (r"\boxed{Ada Abelsen}, that is \boxed{Ada Abelsen}", 1.0, 1.0),
+        (r"\boxed{Ada Abelsen, Ada Lundski}", 0.0, 0.0),
+        (r"\boxed{Ada Abelsen", 0.0, 0.0),
+        ("Ada Abelsen", 0.0, 0.0),
+        ("", 0.0, 0.0),
     ],
 )
-def test_answers(text: str, honest: float, parity: float) -> None:
-    assert (play(FOLDER, TASK, [text]).reward, play(FOLDER, TASK, [text], PARITY).reward) == (honest, parity)
+def test_what_counts_as_the_answer(text: str, honest: float, parity: float) -> None:
+    assert (answered(text), answered(text, PARITY)) == (honest, parity)
 
 
-def test_a_corpus_with_a_broken_line_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "bad.jsonl").write_text('{"url": "x", "title": "y", "text": "z"}\n{"url": 1}\n')
-    with pytest.raises(Exception, match="line 2 of the corpus"):
-        play(FOLDER, TASK, ["x"], {"corpus": str(tmp_path / "bad.jsonl")})
+def test_an_empty_expected_answer_is_refused() -> None:
+    with pytest.raises(Exception, match="expected_answer is empty"):
+        play(FOLDER, {"expected_answer": " . "}, ["?"])
 
 
-class _Server(BaseHTTPRequestHandler):
-    """A search API in two styles, and a page."""
+class Internet(BaseHTTPRequestHandler):
+    """A search API and some pages; ``status`` is what the API answers."""
+
+    status = 200
 
     def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        query = parse_qs(parts.query)
-        if parts.path == "/broken":
-            self._answer(503, "text/plain", b"")
-        elif parts.path == "/search":
-            host = self.headers["Host"]
-            found = [{"title": query["q"][0], "link": f"http://{host}/page?key={query['key'][0]}", "snippet": "s"}]
-            self._answer(200, "application/json", json.dumps({"items": found}).encode())
-        else:
-            page = b"<html><head><title>t</title></head><body><script>no()</script><p>Born in<b> Bonn</b>.<p>End</body>"
-            self._answer(200, "text/html", page)
+        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+        if path == "/api":
+            hits = [{"name": f"{query['q'][0]} {query['key'][0]} {n}", "url": f"/{n}"} for n in range(3)]
+            return self.say(type(self).status, "application/json", json.dumps({"web": {"results": hits}}).encode())
+        if path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "ftp://files.example/")
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        kinds = {"/page": ("text/html; charset=latin-1", HTML), "/picture": ("image/png", b"\x89PNG")}
+        kind, body = kinds.get(path, ("text/plain", b""))
+        return self.say(200 if path in kinds else 404, kind, body)
 
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        results = [{"name": asked["query"], "url": "ftp://x.example/", "content": self.headers["X-Key"]}]
-        self._answer(200, "application/json", json.dumps({"data": {"hits": results}}).encode())
-
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
+    def say(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_: Any) -> None:
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("SEARCH_API_KEY", "k 1")
-    with ThreadingHTTPServer(("127.0.0.1", 0), _Server) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+def internet() -> Iterator[str]:
+    Internet.status = 200
+    with ThreadingHTTPServer(("127.0.0.1", 0), Internet) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        try:
-            yield f"http://127.0.0.1:{httpd.server_port}"
-        finally:
-            httpd.shutdown()
-            thread.join()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
-def with_api(api: dict[str, Any], replies: list[Any]) -> Played:
-    return play(FOLDER, TASK, [*replies, "x"], {"api": api})
+@pytest.fixture
+def config(internet: str, tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "key").write_text("s&cret\n")
+    url = f"{internet}/api?q={{query}}&num={{count}}&key={{key}}"
+    api = {"url": url, "key_file": str(tmp_path / "key"), "items": "web.results", "title": "name", "link": "url"}
+    return {"api": {**api, "private_pages": True}, "results": 2}
 
 
-def test_an_api_in_the_style_of_google(server: str) -> None:
-    api = {"url": f"{server}/search?q={{query}}&key={{key}}"}
-    url = f"{server}/page?key=k 1"
-    played = with_api(api, [search("cats & dogs"), browse(url)])
-    assert json.loads(played.tool_outputs[0]) == [{"title": "cats & dogs", "url": url, "snippet": "s"}]
+def test_an_api_is_asked_as_configured(config: dict[str, Any]) -> None:
+    assert found("a {key} & b", **config) == [
+        {"title": "a {key} & b s&cret 0", "link": "/0", "snippet": ""},
+        {"title": "a {key} & b s&cret 1", "link": "/1", "snippet": ""},
+    ]
 
 
-def test_pages_are_read_without_their_scripts(server: str) -> None:
-    api = {"url": f"{server}/search?q={{query}}&key=K"}
-    played = with_api(api, [search("x"), browse(f"{server}/page?key=K")])
-    assert played.tool_outputs[1] == "Born in Bonn.\nEnd"
-
-
-def test_an_api_that_takes_posts(server: str) -> None:
-    shape = {"results": "data.hits", "title": "name", "link": "url", "snippet": "content"}
-    api = {"url": f"{server}/", "key_header": "X-Key", "body": '{"query": "{query}"}', **shape}
-    played = with_api(api, [search('say "hi"'), browse("ftp://x.example/")])
-    assert json.loads(played.tool_outputs[0]) == [{"title": 'say "hi"', "url": "ftp://x.example/", "snippet": "k 1"}]
-    assert played.tool_outputs[1] == "only http and https can be read"
-
-
-@pytest.mark.parametrize("broken", ["/broken", ":1/"])
-def test_an_api_that_is_not_there_is_no_reward(server: str, broken: str) -> None:
-    url = f"{server}{broken}" if broken.startswith("/") else f"http://127.0.0.1{broken}"
-    played = with_api({"url": url}, [search("x")])
+@pytest.mark.parametrize(("status", "retryable"), [(429, True), (503, True), (403, False), (500, False)])
+def test_an_api_in_trouble_fails_the_attempt_and_scores_nothing(
+    config: dict[str, Any], status: int, retryable: bool
+) -> None:
+    Internet.status = status
+    played = search("tower", config)
     assert (played.outcome, played.reward) == ("failed", None)
     assert played.failure is not None
-    assert (played.failure.stage, played.failure.reason, played.failure.retryable) == ("tool", "ToolUnavailable", True)
+    assert (played.failure.stage, played.failure.retryable) == ("tool", retryable)
+
+
+def test_an_api_that_is_not_there_may_be_there_later() -> None:
+    played = search("tower", {"api": {"url": "http://127.0.0.1:1/"}})
+    assert played.failure is not None
+    assert (played.failure.reason, played.failure.retryable) == ("ToolUnavailable", True)
+
+
+def test_pages_are_read_as_text(config: dict[str, Any], internet: str) -> None:
+    assert json.loads(browse(f"{internet}/page", config)) == {"page_content": "Tower\nBuilt by Ada&Co.\nIn ä year"}
+    assert browse(f"{internet}/picture", config).endswith("is no text but image/png")
+    assert browse(f"{internet}/nothing", config).endswith("answers 404")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://[", "mailto:a@b", "tower", "http:///x"])
+def test_what_is_no_page_is_not_opened(config: dict[str, Any], url: str) -> None:
+    assert "is no address" in browse(url, config)
+
+
+def test_a_redirect_is_checked_like_an_address(config: dict[str, Any], internet: str) -> None:
+    assert browse(f"{internet}/away", config).startswith("'ftp://files.example/' is no address")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.0.0.1", "169.254.169.254", "[::1]"])
+def test_private_hosts_are_out_of_reach_unless_allowed(config: dict[str, Any], host: str) -> None:
+    config["api"]["private_pages"] = False
+    assert browse(f"http://{host}/page", config).endswith("is no public host")

@@ -14,6 +14,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from kubegym.core.messages import Image, ToolOutput
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED_NAMES = frozenset({"verify", "seed_session", "aggregate_metrics", "mcp", "run"})
@@ -80,8 +82,8 @@ def tool(
 
     The definition follows from the method: the name, the parameters' types (pydantic's rules; ``Annotated[...,
     Field(...)]`` for bounds), the docstring as the description, its ``Args:`` as the parameters' descriptions. The
-    result goes to the model: text as it is, anything else as JSON. ``ToolError`` answers with its message; any other
-    exception fails the attempt.
+    result goes to the model: text as it is, an ``Image`` or a list with images as such, anything else as JSON.
+    ``ToolError`` answers with its message; any other exception fails the attempt.
 
     Args:
         function: the method, when used without parentheses.
@@ -180,6 +182,22 @@ def _find_tools(cls: type) -> ToolSet:
         by_name[options.name] = _describe(cls, attribute, options, function)
     definitions = [known.definition for known in by_name.values() if known.definition is not None]
     return ToolSet(by_name, catch_all, definitions)
+
+
+def tool_result(value: Any, limit: int) -> ToolOutput:
+    """A tool's result as the model gets it: text, or content parts where there are images; texts cut to ``limit``.
+
+    Raises:
+        TypeError: something is neither text, JSON nor an image.
+    """
+    if isinstance(value, Image):
+        return [value.to_part()]
+    if isinstance(value, list | tuple) and any(isinstance(part, Image) for part in value):
+        return [
+            part.to_part() if isinstance(part, Image) else {"type": "input_text", "text": cut(output_text(part), limit)}
+            for part in value
+        ]
+    return cut(output_text(value), limit)
 
 
 def output_text(value: Any) -> str:
