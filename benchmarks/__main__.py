@@ -20,6 +20,7 @@ BENCHMARKS = {
         ("rollouts", "example_session_state", "10000", "16", "128", "1024"),
         ("rollouts", "example_session_state", "2000", "16", "128"),
     ),
+    "workplace": (("workplace", "2000"), ("workplace", "500")),
     "in-flight-1024": (("memory", "in-flight", "1024"), ("memory", "in-flight", "1024")),
     "in-flight-10000": (("memory", "in-flight", "10000"), ("memory", "in-flight", "10000")),
     "split": (("split", "mcqa", "10000", "16", "128", "1024"), ("split", "mcqa", "2000", "16", "128", "1024")),

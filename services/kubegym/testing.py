@@ -190,8 +190,8 @@ class Played:
         return self.attempt.fields
 
     @property
-    def tool_outputs(self) -> list[str]:
-        """What the tools answered, in order."""
+    def tool_outputs(self) -> list[Any]:
+        """What the tools answered, in order: a text, or a list of content parts where there are images."""
         return [item["output"] for item in self.items if item.get("type") == "function_call_output"]
 
 

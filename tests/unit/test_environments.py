@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kubegym.cli.listing import environment_facts, matches
-from kubegym.cli.transcript import transcript
+from kubegym.cli.transcript import readme_block
 from kubegym.cli.validate import Depth, check
 from kubegym.core.spec import GymEnvironment, load_manifests
 from kubegym.core.spec.traits import chance_of, trait_problems
@@ -51,9 +51,7 @@ def test_the_readme_shows_what_the_oracle_plays(folder: Path, request: pytest.Fi
     config = environment.spec.resources.config
     roles = [role for role in environment.spec.models if role != "policy"]
     played = play(folder, row, "oracle", config, models=dict.fromkeys(roles, "stand-in"))
-    lines = transcript(played.row)[2:]
-    ended = next(index for index, line in enumerate(lines) if line.startswith("outcome"))
-    block = "".join(f"{line}\n" for line in lines[: ended + 1])
+    block = readme_block(played.row)
     if request.config.getoption("--update-golden"):
         readme.write_text(
             text.replace(shown.group(2), block)

@@ -10,6 +10,7 @@ Kubernetes condition) and ``retryable`` (whether trying again, unchanged, may he
     │   ├── EnvironmentNotFound  no folder, no entry point of that name
     │   ├── PlanConflict         the output belongs to a different plan; names the fields that differ
     │   ├── OutputInUse          another live holder works on the output
+    │   ├── ModelUnsuitable      a model cannot do what the rows need: images, a context of that size
     │   └── ConditionalWritesUnsupported   the store cannot do compare-and-swap
     ├── StoreError               object storage (storage/errors.py has the tree below it)
     ├── RunFailed                the run as a whole cannot go on (failure budget, model never reachable)
@@ -118,6 +119,12 @@ class OutputInUse(InputError):
     """Another live holder works on this output."""
 
     reason = "OutputInUse"
+
+
+class ModelUnsuitable(InputError):
+    """A model cannot do what the run's rows need of it."""
+
+    reason = "ModelUnsuitable"
 
 
 class ConditionalWritesUnsupported(InputError):

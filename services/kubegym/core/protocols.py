@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kubegym.core.clock import Deadline
-from kubegym.core.messages import Done, Item, Message, Turn
+from kubegym.core.messages import Done, Item, Message, ToolOutput, Turn
 from kubegym.core.outcomes import Failure, Outcome, StopReason
 from kubegym.core.tokens import CallTokens, TokenRecord
 from kubegym.core.trajectory import Rollout, Verdict
@@ -117,8 +117,8 @@ class Session(Protocol):
         """Whether calls of this tool may run beside others of the same turn."""
         ...
 
-    async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
-        """The tool's output text. A refusal (ToolError, bad arguments, unknown tool) is output, too."""
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> ToolOutput:
+        """The tool's output. A refusal (ToolError, bad arguments, unknown tool) is output, too."""
         ...
 
     async def respond(self, turn: Turn) -> Message | Done:

@@ -206,6 +206,7 @@ class ChatClient(_Client):
 
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
+        context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -236,6 +237,7 @@ class ChatClient(_Client):
         self._headers_key: str | None = None
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
+        self.context_tokens: int | None = None
         self._limit_field = "max_tokens"
 
     @property
@@ -450,6 +452,7 @@ class EngineClient(_Client):
     def __init__(self, engine: Engine, **options: Any) -> None:
         super().__init__(engine.name, **options)
         self._engine = engine
+        self.context_tokens: int | None = getattr(engine, "context_tokens", None)
 
     def __repr__(self) -> str:
         return f"EngineClient({self.model!r})"

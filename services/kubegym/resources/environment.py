@@ -45,17 +45,22 @@ class Environment:
         verifier_version: of the verifier; ``version`` when empty. Change it when verdicts change.
         stateless_verify: whether ``verify`` needs nothing but the task and the rollout, so that stored rollouts can be
             verified again on a fresh instance.
+        images: whether tools or ``respond`` show images, so that a model that sees none is refused before the run.
+            Images in rows say that by themselves.
         answer_key: the verdict's field with the extracted answer, for majority@k and no_answer; empty for none.
         config: the manifest's ``config``, as ``Config``; the same for all rollouts.
         task: the row, as ``Task``.
         row: the row as it was parsed. Shared by all rollouts of the task: read it, never change it.
         shared: what ``setup`` returned.
         models: other models by role, see ``ModelRoles``.
+        offered_tools: tool definitions (Responses shape) of this rollout; ``seed`` sets them where tools differ from
+            task to task and a catch-all answers them. A row's own ``tools`` win.
     """
 
     version: ClassVar[str] = "0.1.0"
     verifier_version: ClassVar[str] = ""
     stateless_verify: ClassVar[bool] = False
+    images: ClassVar[bool] = False
     answer_key: ClassVar[str] = ""
 
     Config: ClassVar[type[Model]] = Model
@@ -68,6 +73,7 @@ class Environment:
     row: dict[str, Any]
     shared: Any
     models: ModelRoles
+    offered_tools: list[dict[str, Any]] | None = None
     _identity: tuple[str, int, str]
 
     @classmethod
