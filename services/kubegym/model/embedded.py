@@ -72,7 +72,7 @@ class EmbeddedEngine:
         if slot_tokens < 1 or threads < 1:
             raise InputError(f"slot_tokens and threads must be at least 1, not {slot_tokens} and {threads}")
         self.name = name
-        self._slot_tokens = slot_tokens
+        self._slot_tokens = self.context_tokens = slot_tokens
         self._pid = os.getpid()
         self._server = _start_server(path or SHIPPED_MODEL, slots, slot_tokens, threads)
         self._pool = ThreadPoolExecutor(slots, "kubegym-llama")
