@@ -7,6 +7,7 @@ second in their list of models (vLLM's ``max_model_len``); none tells the first,
 
 from __future__ import annotations
 
+import logging
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from kubegym.core.messages import Image, Message
 from kubegym.core.protocols import CallContext, ModelClient
 from kubegym.local.episodes import LocalEpisodes
 from kubegym.model.client import ChatClient, EngineClient
+
+log = logging.getLogger("kubegym.local")
 
 _SIDE = 64
 _SECONDS = 120.0
@@ -72,6 +75,21 @@ async def check_fit(needs: Needs, episodes: LocalEpisodes) -> None:
             shown = "what its tools answer"
         if shown is not None:
             await _check_sight(name, policy, shown)
+
+
+async def check_when_there(needs: Needs, episodes: LocalEpisodes) -> None:
+    """``check_fit`` for a worker that may be there before its models: what cannot be asked yet passes.
+
+    Raises:
+        ModelUnsuitable: see ``check_fit``.
+        ModelError: a model refuses whoever asks.
+    """
+    try:
+        await check_fit(needs, episodes)
+    except ModelError as error:
+        if not error.retryable:
+            raise
+        log.warning("the policy could not be asked whether it sees images: %s", error.message)
 
 
 def _check_context(name: str, policy: ModelClient, tokens: int, place: str) -> None:

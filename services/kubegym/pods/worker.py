@@ -20,6 +20,7 @@ from kubegym.http import HttpClient
 from kubegym.http.beside import served_beside
 from kubegym.http.server import App
 from kubegym.local.episodes import LocalEpisodes, build_episodes, end_process
+from kubegym.local.fit import check_when_there
 from kubegym.local.localrun import REMOTE_FLUSH_SECONDS, open_output
 from kubegym.local.runspec import RunSpec
 from kubegym.local.tasks import RunTasks, open_tasks
@@ -153,7 +154,7 @@ class PodWorker:
 
             async def check() -> None:
                 await probe_conditional_writes(store)
-                await tasks.validate(episodes)
+                await check_when_there(await tasks.validate(episodes), episodes)
 
             gated: GatedEpisodes | None = None
             while True:

@@ -61,6 +61,13 @@ async def test_bad_rows_end_the_job(cluster: Cluster, model: str, prefix: str) -
     assert "train.jsonl:1" in cluster.words("worker")["message"]
 
 
+async def test_a_model_that_sees_no_images_ends_a_job_that_has_some(cluster: Cluster, prefix: str) -> None:
+    with serve_process("model", "--engine", "embedded") as blind:
+        cluster.freeze(prefix, {"pictures": {**entry(blind), "manifest": environment_manifest("visual")}})
+        assert await outcome(cluster, "worker") == (11, "ModelUnsuitable"), cluster.log("worker")
+    assert "sees no images" in cluster.words("worker")["message"]
+
+
 async def test_what_is_not_mounted_ends_the_job(cluster: Cluster, model: str, prefix: str) -> None:
     cluster.freeze(prefix, {"math": entry(model, dataset={"configMapRef": {"name": "rows", "key": "absent.jsonl"}})})
     assert await outcome(cluster, "worker") == (11, "DatasetNotFound")
