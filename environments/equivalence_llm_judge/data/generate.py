@@ -16,10 +16,14 @@ _REGEX = r"Answer:\s*(.+)"
 
 
 def rows(count: int = 8, seed: int = 1) -> Iterator[dict[str, Any]]:
-    """Conversions and questions on a short text, in turn; each second of them names the form of its answer."""
+    """Conversions and questions on a short text, in turn; half of them name the form of their answer. None twice."""
     rng = random.Random(seed)
+    seen: set[str] = set()
     for number in range(count):
-        question, expected = (_conversion if number % 2 == 0 else _town)(rng)
+        expected = ""
+        while not expected or expected in seen:
+            question, expected = (_conversion if number % 2 == 0 else _town)(rng)
+        seen.add(expected)
         row: dict[str, Any] = {"expected_answer": expected, "uuid": f"equivalence-{seed}-{number}"}
         if number % 4 > 1:
             question += " End with a line such as `Answer: the answer`."
@@ -29,7 +33,7 @@ def rows(count: int = 8, seed: int = 1) -> Iterator[dict[str, Any]]:
 
 def _conversion(rng: random.Random) -> tuple[str, str]:
     unit, (smaller, factor) = rng.choice(list(_UNITS.items()))
-    whole, rest = rng.randint(2, 90), rng.randint(1, factor - 1)
+    whole, rest = rng.randint(2, 300), rng.randint(1, factor - 1)
     return f"How many {smaller} are {whole} {unit} and {rest} {smaller}?", f"{whole * factor + rest} {smaller}"
 
 

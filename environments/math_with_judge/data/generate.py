@@ -14,11 +14,15 @@ _ASK = " Give your answer in \\boxed{}."
 
 
 def rows(count: int = 10, seed: int = 1) -> Iterator[dict[str, Any]]:
-    """Fractions, roots, polynomials, intervals and points, in turn, each with one answer."""
+    """Fractions, roots, polynomials, intervals and points, in turn; no answer twice."""
     rng = random.Random(seed)
     kinds = (_fraction, _root, _polynomial, _interval, _intersection)
+    seen: set[str] = set()
     for number in range(count):
-        question, answer = kinds[number % len(kinds)](rng)
+        answer = ""
+        while not answer or answer in seen:
+            question, answer = kinds[number % len(kinds)](rng)
+        seen.add(answer)
         content = question + _ASK
         yield {
             "responses_create_params": {"input": [{"role": "user", "content": content}]},
