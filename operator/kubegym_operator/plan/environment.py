@@ -66,6 +66,8 @@ from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, rea
 
 PART_QUESTION: Final = "/readyz"
 
+_COUNTS: Final = ("parts",)
+
 _PARTS: Final[Mapping[str, tuple[str, str, int]]] = {
     Component.RESOURCES: (Type.RESOURCES_READY, "resources", RESOURCES_PORT),
     Component.AGENT: (Type.AGENT_READY, "agent", AGENT_PORT),
@@ -119,7 +121,7 @@ def plan_environment(snapshot: EnvironmentSnapshot, context: BuildContext) -> Pl
     models = models_serving(view.models)
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, parts, models, trouble, actions.outdated)
-    status, events = next_status(snapshot.raw, _fields(snapshot, view), conditions, snapshot.now)
+    status, events = next_status(snapshot.raw, _fields(snapshot, view), conditions, snapshot.now, counts=_COUNTS)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
