@@ -24,12 +24,14 @@ class CallContext:
         deadline: the rollout's; a client excuses waits that are not the rollout's own.
         seed: the seed to send with this call, or None to send none.
         token_ids: whether the reply should come with token ids and log-probs.
+        previous: the tokens of the conversation's call before, where they are known: the prompt is to continue them.
     """
 
     rollout_id: str
     deadline: Deadline
     seed: int | None = None
     token_ids: bool = False
+    previous: CallTokens | None = None
 
 
 @dataclass(slots=True)
@@ -42,8 +44,8 @@ class ModelReply:
         seconds: time the call took, waits for capacity left out.
         waited: time spent in queues, 429 and 503 back-off.
         stop: why the reply is cut short, as far as the endpoint tells; None for a whole one.
-        tokens: ids and log-probs of the call, where they were asked for and told. A server of the contract tells them
-            on the last output item instead (``core.tokens``).
+        tokens: ids and log-probs of the call, where they were told. On the wire of the contract they are on the last
+            output item (``core.tokens``).
     """
 
     response: dict[str, Any]
