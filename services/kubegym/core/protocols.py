@@ -147,6 +147,7 @@ class Attempt:
 
     ``response`` is the contract's response object: on a failure what there was of it, or None. ``timing`` is in
     seconds, ``usage`` by role, ``turns`` one entry a model call. ``tokens`` are there where the model told them.
+    ``left_behind``: the policy had moved on too far when it ended.
     """
 
     outcome: Outcome
@@ -162,6 +163,12 @@ class Attempt:
     turns: list[dict[str, Any]] = field(default_factory=list)
     seed: int | None = None
     tokens: TokenRecord | None = None
+    left_behind: bool = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether it would be delivered but for its policy's age."""
+        return self.left_behind and self.outcome != "failed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -259,6 +259,7 @@ class LocalRun:
                 flush_bytes=spec.flush_bytes,
                 max_failed_fraction=spec.max_failed_fraction,
                 tokens=spec.tokens,
+                max_policy_version_lag=spec.max_policy_version_lag,
             ),
             weights={entry.name: entry.weight for entry in spec.entries},
             child=self._child(),
@@ -378,11 +379,19 @@ def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft
     return Draft(
         name=spec.name,
         environments=tuple(environments),
-        settings={} if spec.tokens == "None" else {"tokens": spec.tokens},
+        settings=_settings(spec),
         wanted=tuple(wanted),
         tasks_per_shard=spec.tasks_per_shard,
         extra={"run": spec.to_json()},
     )
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    settings = {
+        "tokens": None if spec.tokens == "None" else spec.tokens,
+        "maxPolicyVersionLag": spec.max_policy_version_lag,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 # Where rows lie does not decide what they hold; how many of them, a later generation may change.

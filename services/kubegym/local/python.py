@@ -41,6 +41,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     tokens: Tokens | None = None,
+    max_policy_version_lag: int | None = None,
     display: Display | None = None,
 ) -> Results:
     """Collect rollouts and return them.
@@ -65,6 +66,7 @@ def run(
         config: the environment's configuration, over the manifest's.
         output: folder or URL; default ``runs/<environment>/<digest>``.
         tokens: ``Samples`` keeps token ids and log-probs beside the rows (``Results.samples``), ``Inline`` in them.
+        max_policy_version_lag: policy versions that may pass while a rollout runs; an older one is marked stale.
         display: shows how it goes; default nothing.
 
     Raises:
@@ -90,6 +92,7 @@ def run(
         seed=seed,
         output=None if output is None else str(output),
         tokens=tokens,
+        max_policy_version_lag=max_policy_version_lag,
     )
     classes: dict[str, LoadedEnvironment] = {}
     if isinstance(environment, type):

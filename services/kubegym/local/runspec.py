@@ -142,6 +142,7 @@ class RunSpec:
         tasks_per_shard: size of a new run's shards; larger than a Job's, as one worker shares with nobody.
         max_attempts, max_failed_fraction: the failure policy.
         tokens: what is kept of token ids.
+        max_policy_version_lag: see ``rollout.lag``.
         materialized_inputs: also write ``rollouts_materialized_inputs.jsonl``.
     """
 
@@ -160,6 +161,7 @@ class RunSpec:
     max_attempts: int = 3
     max_failed_fraction: float = 0.05
     tokens: Tokens = "None"
+    max_policy_version_lag: int | None = None
     materialized_inputs: bool = False
 
     def to_json(self) -> dict[str, Any]:
