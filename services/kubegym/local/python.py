@@ -129,7 +129,14 @@ def _of_class(cls: type[Environment], flags: RunFlags, classes: dict[str, Loaded
         sampling=flags.sampling(),
         seed=flags.seed,
     )
-    return RunSpec(name=loaded.name, entries=(entry,), output=flags.output, concurrency=flags.concurrency or 32)
+    return RunSpec(
+        name=loaded.name,
+        entries=(entry,),
+        output=flags.output,
+        concurrency=flags.concurrency or 32,
+        tokens=flags.tokens or "None",
+        max_policy_version_lag=flags.max_policy_version_lag,
+    )
 
 
 def with_policy(spec: RunSpec, policy: ModelRef) -> RunSpec:

@@ -21,7 +21,7 @@ class PolicyLag:
         """Whether a rollout that ends now has a turn of a version too old; one that knows no version has none."""
         if self._most is None:
             return False
-        versions = [turn["policy_version"] for turn in turns if turn.get("policy_version") is not None]
+        versions: list[int] = [turn["policy_version"] for turn in turns if turn.get("policy_version") is not None]
         if not versions:
             return False
         newest = self._newest[environment] = max(self._newest.get(environment, 0), *versions)
