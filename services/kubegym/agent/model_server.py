@@ -341,7 +341,9 @@ def _take_tokens(body: dict[str, Any]) -> CallTokens | None:
     """The call's tokens, which are taken off the item that told them: the next request need not repeat them all."""
     output = body.get("output")
     last = output[-1] if isinstance(output, list) and output else None
-    tokens = CallTokens.read(last) if isinstance(last, dict) else None
+    if not isinstance(last, dict):
+        return None
+    tokens = CallTokens.read(last)
     if tokens is not None:
         for name in TOKEN_FIELDS:
             del last[name]

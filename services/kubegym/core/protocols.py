@@ -5,10 +5,12 @@ Each side depends on these, never on the other's internals; the local runner and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kubegym.core.clock import Deadline
+from kubegym.core.errors import RolloutError
 from kubegym.core.messages import Done, Item, Message, Turn
 from kubegym.core.outcomes import Failure, Outcome, StopReason
 from kubegym.core.tokens import CallTokens, TokenRecord
@@ -71,6 +73,45 @@ class ModelClient(Protocol):
 
     async def close(self) -> None:
         """Give back connections or the engine."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCall:
+    """A model call that a program made of itself: the items that it sent, and the reply."""
+
+    input: list[Item]
+    reply: ModelReply
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCalls:
+    """What a program asked the model, in order.
+
+    Attributes:
+        calls: that were answered.
+        trouble: the last trouble of the model's that the program was told instead of an answer.
+        refused: whether it asked more often than it may.
+    """
+
+    calls: list[SeenCall]
+    trouble: RolloutError | None = None
+    refused: bool = False
+
+
+class ModelUrls(Protocol):
+    """A base URL of a model for every rollout, for programs that know no more of it."""
+
+    model: str
+
+    def open(
+        self, context: CallContext, *, max_calls: int | None = None, seeds: Callable[[int], int] | None = None
+    ) -> str:
+        """The rollout's base URL, without ``/v1``; ``seeds`` gives the seed of each call, from 0."""
+        ...
+
+    def shut(self, rollout_id: str) -> SeenCalls:
+        """The rollout's program is over: its URL is no longer good. What it asked."""
         ...
 
 

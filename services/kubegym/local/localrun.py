@@ -411,6 +411,7 @@ def _frozen(entry: Entry, name: str, source: str, rows: str) -> dict[str, Any]:
         "dataset": {**dataset, "sha256": rows},
         "agent_refs": list(entry.agent_refs),
         "harness": entry.harness,
+        **({"harness_config": entry.harness_config} if entry.harness_config else {}),
         "sampling": entry.sampling,
         "max_steps": entry.max_steps,
         "max_total_tokens": entry.max_total_tokens,

@@ -291,6 +291,7 @@ def entry_of(
         weight=float(item.weight) if item else 1.0,
         agent_refs=item.agent_refs if item else (),
         harness=environment_spec.agent.harness if environment_spec else "simple",
+        harness_config=dict(environment_spec.agent.config) if environment_spec else {},
         sampling=_create_params(sampling),
         max_steps=environment_spec.agent.max_steps if environment_spec else None,
         max_total_tokens=sampling.max_total_tokens,

@@ -91,6 +91,7 @@ class Entry:
         models: by role; ``policy`` is there.
         dataset: None where the rows are handed over in Python.
         rollouts_per_task, weight, agent_refs: as in the manifest.
+        harness, harness_config: the agent's loop, and its settings.
         sampling: Responses create-params over the rows' own.
         max_steps, max_total_tokens, rollout_timeout: limits.
         seed: of the sampling; None sends none.
@@ -110,6 +111,7 @@ class Entry:
     weight: float = 1.0
     agent_refs: tuple[str, ...] = ()
     harness: str = "simple"
+    harness_config: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
     max_total_tokens: int | None = None

@@ -281,6 +281,9 @@ class ModelServer(App):
     async def _respond(self, request: Request, key: str | None, params: dict[str, Any]) -> ModelReply:
         previous = last_told(params.get("input"))
         context = CallContext(key or "", Deadline(self._timeout(request)), previous=previous)
+        return await self._ask(request, key, params, context)
+
+    async def _ask(self, request: Request, key: str | None, params: dict[str, Any], context: CallContext) -> ModelReply:
         reply = await self._upstreams.ask(key, lambda client: client.respond(params, context))
         if usage := reply.response["usage"]:
             self._used(request)(usage["input_tokens"], usage["output_tokens"])
