@@ -24,6 +24,7 @@ class DriftingEngine:
         forgets: whether its template leaves earlier replies out.
         spaces: what its template writes around a reply.
         prompts: the ids of the prompts that it answered.
+        refused: how often it was asked what it does not know.
     """
 
     takes_ids: bool = True
@@ -31,6 +32,7 @@ class DriftingEngine:
     forgets: bool = False
     spaces: str = ""
     prompts: list[list[int]] = field(default_factory=list)
+    refused: int = 0
 
     def __call__(self, request: Request, before: int) -> Answer:
         body = json.loads(request.body)
@@ -40,6 +42,7 @@ class DriftingEngine:
             return _ok({"tokens": self.render(body["messages"])})
         if request.target == "/detokenize" and self.tokenizes:
             return _ok({"prompt": "".join("ab" if one == MERGED else chr(one) for one in body["tokens"])})
+        self.refused += 1
         return Answer(404)
 
     def render(self, messages: list[dict[str, Any]]) -> list[int]:

@@ -336,13 +336,15 @@ class ChatClient(_Client):
         raise refusal
 
     async def _ask(self, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-        """What a route beside the base URL says; None where the endpoint has none, or refuses the question."""
+        """What a route beside the base URL says; None where there is no such route, empty where it refuses."""
         response = await self._exchange(b"POST", self.at(path), orjson.dumps(body), timeout)
         if 200 <= response.status < 300:
             said = self._parse(response)
-            return said if isinstance(said, dict) else None
-        if response.status == 501 or (response.status < 500 and response.status not in (408, 425, 429)):
+            return said if isinstance(said, dict) else {}
+        if response.status in (401, 403, 404, 405, 501):
             return None
+        if response.status < 500 and response.status not in (408, 425, 429):
+            return {}
         raise status_error(response.status, self._text(response), self.at(path).shown)
 
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:

@@ -23,7 +23,8 @@ from kubegym.core.tokens import CallTokens
 log = logging.getLogger("kubegym.model")
 
 Ask = Callable[[str, dict[str, Any], float], Awaitable[dict[str, Any] | None]]
-"""Asks a route beside ``/v1``: path, body, seconds. None where the engine has no such answer. Raises ModelError."""
+"""Asks a route beside ``/v1``: path, body, seconds. None where there is no such route, empty where the engine refuses.
+Raises ModelError."""
 
 History = Literal["appended", "spliced", "rewritten"]
 
@@ -98,6 +99,8 @@ class Splicer:
         if not self._works or not previous.generated or _beyond_text(body):
             return body
         answer = await self._ask("tokenize", {name: body[name] for name in _RENDERED if name in body}, timeout)
+        if answer is None:
+            self._works = False
         rendered = _ids(answer)
         if rendered is None:
             return body

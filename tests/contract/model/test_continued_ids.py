@@ -111,4 +111,9 @@ async def test_an_engine_that_takes_no_ids_is_not_asked_again(caplog: pytest.Log
         assert isinstance(client, ChatClient)
         assert client.splicer is not None
         assert client.splicer.histories == {"spliced": 1}
+    engine = DriftingEngine(tokenizes=False)
+    async with policy(engine, "endpoint") as client:
+        await rollout(client)
+        await rollout(client)
+    assert engine.refused == 1
     assert sum("takes no ids" in message for message in caplog.messages) == 1
