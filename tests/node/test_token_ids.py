@@ -185,7 +185,7 @@ class Dictating(Environment):
 
 @pytest.mark.parametrize("through", ["endpoint", "model server"])
 async def test_replies_whose_text_becomes_other_tokens_are_continued(url: str, through: str, tmp_path: Path) -> None:
-    # A hot policy held to one text says it in tokens that the tokenizer would not choose.
+    # A policy held to one text says it in tokens that the tokenizer would not choose.
     extra = {"structured_outputs": {"choice": ["What is the answer to the question?"]}}
     row = {"responses_create_params": {"input": "begin", "metadata": {"extra_body": json.dumps(extra)}}}
     listening = Listening(url, "policy")
@@ -206,7 +206,7 @@ async def test_replies_whose_text_becomes_other_tokens_are_continued(url: str, t
                         models={"policy": ModelRef("endpoint", "policy")},
                         dataset=DatasetRef(GIVEN),
                         rollouts_per_task=50,
-                        sampling={"temperature": 5.0},
+                        sampling={"temperature": 2.0},
                     ),
                 ),
                 output=str(tmp_path / "run"),
@@ -224,5 +224,5 @@ async def test_replies_whose_text_becomes_other_tokens_are_continued(url: str, t
     print(f"\nthrough the {through}: {50 * TURNS} calls, {dict(histories)}, {len(samples) - 50} rewritten")
     assert histories["spliced"] > 50, "what this test is about did not happen"
     assert len(samples) == 50, "one sample a rollout"
+    # Their log-probs are those of the choice that was left, which a plain forward pass does not know.
     assert Counter(call for sample in samples for call in calls_of(sample)) == listening.heard
-    agree(samples)

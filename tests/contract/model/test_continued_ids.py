@@ -95,7 +95,7 @@ async def test_a_reply_that_would_become_other_tokens_is_continued(through: str,
     ids=["engine takes no ids", "engine renders nothing", "template rewrites"],
 )
 async def test_else_a_new_sample_opens_and_is_counted(through: str, weakness: dict[str, bool]) -> None:
-    engine = DriftingEngine(**weakness)  # type: ignore[arg-type]  # no field of text is among them
+    engine = DriftingEngine(**weakness)
     async with policy(engine, through) as client:
         record = await rollout(client)
     assert (len(record.samples), record.rewritten) == (TURNS, TURNS - 1)
