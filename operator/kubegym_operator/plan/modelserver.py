@@ -63,6 +63,8 @@ CONFIG_MAPS_EVERY: Final = 60.0
 
 MODEL_QUESTION: Final = "/readyz"
 
+_COUNTS: Final = ("replicas", "readyReplicas")
+
 
 @dataclass(frozen=True, slots=True)
 class _View:
@@ -104,7 +106,7 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
         serving = Serving(False, Reason.PROGRESSING, "the weights are being fetched")
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, serving, trouble, actions.outdated)
-    status, events = next_status(snapshot.raw, _fields(snapshot, view, serving), conditions, snapshot.now)
+    status, events = next_status(snapshot.raw, _fields(snapshot, view, serving), conditions, snapshot.now, counts=_COUNTS)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
