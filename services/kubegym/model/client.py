@@ -47,6 +47,7 @@ from kubegym.model.errors import (
     RequestUnsupported,
 )
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
+from kubegym.model.splice import Splicer
 
 log = logging.getLogger("kubegym.model")
 
@@ -95,6 +96,7 @@ class _Client:
         self._overload = overload
         self._rng = rng or random.Random()
         self._on_call = on_call
+        self.splicer: Splicer | None = None
         self._identity = os.urandom(12).hex()  # asking the system for each reply's id would cost 15 us
         self._replies = itertools.count()
 
@@ -164,9 +166,14 @@ class _Client:
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
         identity = f"{self._identity}{next(self._replies):08x}"
+        splicer = self.splicer if context.previous is not None and body.get("return_token_ids") else None
         try:
+            if splicer is not None and context.previous is not None:
+                body = await splicer.continued(body, context.previous, timeout)
             chat, version = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
+            if splicer is not None:
+                splicer.check(body, completion.tokens)
             if completion.tokens is None and (self._token_ids or context.token_ids):
                 self._warn_once()
             return completion, version
@@ -239,6 +246,7 @@ class ChatClient(_Client):
         self.served: frozenset[str] = frozenset({model})
         self.context_tokens: int | None = None
         self._limit_field = "max_tokens"
+        self.splicer = Splicer(self._ask)
 
     @property
     def base_url(self) -> str:
@@ -365,6 +373,18 @@ class ChatClient(_Client):
         asked = response.header(b"retry-after")
         refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
         raise refusal
+
+    async def _ask(self, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        """What a route beside the base URL says; None where there is no such route, empty where it refuses."""
+        response = await self._exchange(b"POST", self.at(path), orjson.dumps(body), timeout)
+        if 200 <= response.status < 300:
+            said = self._parse(response)
+            return said if isinstance(said, dict) else {}
+        if response.status in (401, 403, 404, 405, 501):
+            return None
+        if response.status < 500 and response.status not in (408, 425, 429):
+            return {}
+        raise status_error(response.status, self._text(response), self.at(path).shown)
 
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
         return await self._send(method, url, self._header_block(), body, timeout)
