@@ -147,8 +147,13 @@ class _Client:
     def leave(self, rollout_id: str) -> None:
         """Nothing is kept for a rollout."""
 
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.model
+
     def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
-        body = chat_request(request, self.model, self._reasoning)
+        body = chat_request(request, self.asked, self._reasoning)
         if context.seed is not None:
             body["seed"] = context.seed
         if self._token_ids or context.token_ids:
@@ -206,6 +211,7 @@ class ChatClient(_Client):
 
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
+        adapter: the name of an adapter that stands for the model; None: the model itself does.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -236,7 +242,13 @@ class ChatClient(_Client):
         self._headers_key: str | None = None
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
+        self.adapter: str | None = None
         self._limit_field = "max_tokens"
+
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.adapter or self.model
 
     @property
     def base_url(self) -> str:
@@ -413,6 +425,11 @@ class EngineClient(_Client):
     def __init__(self, engine: Engine, **options: Any) -> None:
         super().__init__(engine.name, **options)
         self._engine = engine
+
+    @property
+    def engine(self) -> Engine:
+        """What answers."""
+        return self._engine
 
     def __repr__(self) -> str:
         return f"EngineClient({self.model!r})"
