@@ -124,14 +124,15 @@ class Control(App):
         self._queue.resume()
         return self._told()
 
-
     async def _weights(self, request: Request) -> Reply:
         """Exchange the weights, in the background: ``/state`` tells how that goes. The same order again does nothing."""
         exchange = self._needed()
         try:
             exchange.order(Weights.model_validate(request.object()))
         except ValidationError as error:
-            problems = [{"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]} for one in error.errors()]
+            problems = [
+                {"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]} for one in error.errors()
+            ]
             raise Problem(422, problems) from None
         except WeightsError as error:
             raise Problem(409, f"{error.reason}: {error.message}") from None

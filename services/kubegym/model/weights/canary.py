@@ -132,7 +132,11 @@ def distance(one: LogProbs, other: LogProbs) -> float:
 
 def _probe(raw: Any) -> Probe:
     ids, log_probs = (raw.get("token_ids"), raw.get("log_probs")) if isinstance(raw, dict) else (None, None)
-    if not isinstance(ids, list) or not 2 <= len(ids) <= 65_536 or not all(type(one) is int and one >= 0 for one in ids):
+    if (
+        not isinstance(ids, list)
+        or not 2 <= len(ids) <= 65_536
+        or not all(type(one) is int and one >= 0 for one in ids)
+    ):
         raise ValueError("token_ids must be at least two ids")
     if not isinstance(log_probs, list) or len(log_probs) != len(ids) - 1:
         raise ValueError("log_probs must have one number for each token but the first")

@@ -90,7 +90,7 @@ class VllmWeights:
             reply = await self._client.get_beside("weight_info", _BESIDE_SECONDS)
         except ModelError:
             return None
-        if reply.status == 404:
+        if reply.status in (404, 405):
             return ""  # an engine without this route; it is told so when it shall load
         if reply.status != 200:
             return None
@@ -208,7 +208,9 @@ def _prompt_log_probs(told: Mapping[str, Any], ids: Sequence[int]) -> list[float
         assert first is None
         return [float(one[str(token)]["logprob"]) for token, one in zip(ids[1:], others, strict=True)]
     except (LookupError, TypeError, ValueError, AssertionError) as error:
-        raise WeightsError(f"the engine tells no log-probs of a prompt: {error!r}", reason="WeightsUnsupported") from None
+        raise WeightsError(
+            f"the engine tells no log-probs of a prompt: {error!r}", reason="WeightsUnsupported"
+        ) from None
 
 
 class EmbeddedWeights:

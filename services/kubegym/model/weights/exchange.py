@@ -117,7 +117,7 @@ class Exchange:
         holds: Holds,
         queue: FairQueue,
         places: Places,
-        start: Start = Start(),  # noqa: B008 - frozen
+        start: Start = Start(),
         *,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
