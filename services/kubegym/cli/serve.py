@@ -187,7 +187,7 @@ def model(
     ] = None,
     weights_folder: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Where announced weights are fetched to; the engine reads it, too."),
+        typer.Option(metavar="DIR", help="Where announced weights are fetched to, for the engine, too."),
     ] = None,
     weights_claim: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="A claim that is mounted, for pvc://; repeatable.")
