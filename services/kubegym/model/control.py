@@ -125,15 +125,13 @@ class Control(App):
         return self._told()
 
     async def _weights(self, request: Request) -> Reply:
-        """Exchange the weights, in the background: ``/state`` tells how that goes. The same order again does nothing."""
+        """Exchange the weights, in the background: ``/state`` tells how that goes."""
         exchange = self._needed()
         try:
             exchange.order(Weights.model_validate(request.object()))
         except ValidationError as error:
-            problems = [
-                {"loc": ["body", *one["loc"]], "msg": one["msg"], "type": one["type"]} for one in error.errors()
-            ]
-            raise Problem(422, problems) from None
+            found = error.errors(include_url=False, include_context=False, include_input=False)
+            raise Problem(422, [{**one, "loc": ["body", *one["loc"]]} for one in found]) from None
         except WeightsError as error:
             raise Problem(409, f"{error.reason}: {error.message}") from None
         return self._told()

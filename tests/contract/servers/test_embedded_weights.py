@@ -19,6 +19,7 @@ from kubegym.model.server import ModelServer
 from kubegym.model.weights import CANARY_FILE, Exchange, Places, Start
 from testbed.checkpoints import gguf
 from testbed.models import Caller
+from testbed.pods import eventually
 from testbed.served import serving
 
 pytestmark = pytest.mark.contract
@@ -42,9 +43,11 @@ async def embedded(announced: Path | None = None) -> AsyncIterator[tuple[Caller,
 
 
 async def until(exchange: Exchange, so: Callable[[dict[str, Any]], bool]) -> None:
+    async def told() -> bool:
+        return so(exchange.told())
+
     async with asyncio.timeout(60):
-        while not so(exchange.told()):
-            await asyncio.sleep(0.01)
+        await eventually(told)
 
 
 async def said(model: Caller) -> tuple[str, bytes | None]:

@@ -19,6 +19,7 @@ from kubegym.model.simulated import Distribution, SimulatedConfig, SimulatedServ
 from kubegym.model.weights import CANARY_FILE, Exchange, Places, Start
 from testbed.checkpoints import checkpoint
 from testbed.models import QUESTION, Caller, events
+from testbed.pods import eventually
 from testbed.served import serving
 
 pytestmark = pytest.mark.contract
@@ -48,10 +49,15 @@ class Updated(Caller):
         return json.loads((await self.order("/state", method=b"GET")).body)
 
     async def until(self, so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        seen: list[dict[str, Any]] = []
+
+        async def told() -> bool:
+            seen.append(await self.state())
+            return so(seen[-1])
+
         async with asyncio.timeout(WAIT):
-            while not so(state := await self.state()):
-                await asyncio.sleep(0.01)
-        return state
+            await eventually(told)
+        return seen[-1]
 
     async def settled(self) -> dict[str, Any]:
         return await self.until(lambda state: state["weights"]["phase"] is None)
@@ -137,8 +143,11 @@ async def test_under_load_no_call_is_told_another_version_than_made_it(tmp_path:
             await model.until(lambda state: state["at_work"] > 0)
             await model.announce(folder, version, onUpdate=on_update)
             await model.until(lambda state, version=version: state["policyVersion"] == version)
-        while not seen["third", "3"]:
-            await asyncio.sleep(0.01)
+
+        async def all_seen() -> bool:
+            return bool(seen["third", "3"])
+
+        await eventually(all_seen)
         over = True
         await asyncio.gather(*callers)
         assert set(seen) == right, seen

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ def simulated_log_probs(folder: Path, token_ids: Sequence[int], head: Path | Non
     body, tail = _digest(folder), _digest(head or folder)
     return [
         -(_number(body, before, token) + _number(tail + b"head", before, token)) / 64
-        for before, token in zip(token_ids, token_ids[1:], strict=False)
+        for before, token in pairwise(token_ids)
     ]
 
 

@@ -114,9 +114,8 @@ class Canary:
         """
         gap = distance(answers, self.log_probs)
         if not gap <= self.tolerance:
-            raise WeightsError(
-                f"the canary does not answer: its log-probs differ by {gap:.4g} nats a token, allowed {self.tolerance:g}"
-            )
+            told = f"they differ by {gap:.4g} nats a token, allowed {self.tolerance:g}"
+            raise WeightsError(f"the canary's log-probs are others: {told}")
         if before is not None and gap > _NOISE and distance(answers, before) <= _STILL:
             raise WeightsError("the engine answers exactly as before: the weights have not arrived")
         return gap

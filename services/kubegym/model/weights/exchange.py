@@ -197,7 +197,7 @@ class Exchange:
         }
 
     async def _run(self, announced: list[Weights]) -> None:
-        while await self._engine.label() is None:
+        while await self._engine.label() is None:  # noqa: ASYNC110 - an engine in another process tells nobody
             await asyncio.sleep(self._look_seconds)
         await self._first(announced)
         while True:
