@@ -46,7 +46,8 @@ def log_probs(folder: Path, token_ids: Sequence[int]) -> list[float]:
 
     def turned(x: Array) -> Array:
         half = size // 2
-        return x * cos + np.concatenate([-x[..., half:], x[..., :half]], -1) * sin
+        other: Array = np.concatenate([-x[..., half:], x[..., :half]], -1)
+        return x * cos + other * sin
 
     def cut(x: Array, name: str, parts: int) -> Array:
         return (x @ weights[name].T).reshape(count, parts, size).transpose(1, 0, 2)

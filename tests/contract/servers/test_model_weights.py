@@ -46,7 +46,8 @@ class Updated(Caller):
         assert reply.status == 200, reply.body
 
     async def state(self) -> dict[str, Any]:
-        return json.loads((await self.order("/state", method=b"GET")).body)
+        state: dict[str, Any] = json.loads((await self.order("/state", method=b"GET")).body)
+        return state
 
     async def until(self, so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         seen: list[dict[str, Any]] = []
@@ -68,6 +69,10 @@ class Updated(Caller):
 
     async def proven(self) -> bool:
         return bool(json.loads((await self.order("/canary")).body)["proven"])
+
+
+def serves(version: int) -> Callable[[dict[str, Any]], bool]:
+    return lambda state: state["policyVersion"] == version
 
 
 def made_by(reply: Response) -> tuple[str, str | None]:
@@ -142,7 +147,7 @@ async def test_under_load_no_call_is_told_another_version_than_made_it(tmp_path:
         for version, folder in ((2, second), (3, third)):
             await model.until(lambda state: state["at_work"] > 0)
             await model.announce(folder, version, onUpdate=on_update)
-            await model.until(lambda state, version=version: state["policyVersion"] == version)
+            await model.until(serves(version))
 
         async def all_seen() -> bool:
             return bool(seen["third", "3"])
@@ -242,7 +247,7 @@ class Careless:
 
     def __init__(self, exchange: Exchange) -> None:
         self._engine = exchange._engine
-        exchange._engine = self  # type: ignore[assignment]
+        exchange._engine = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -308,7 +313,7 @@ async def test_an_adapter_is_loaded_under_a_new_name_and_serves_the_models_calls
         names = set()
         for version in (2, 3):
             await model.announce(checkpoint(tmp_path / f"lora-{version}", adapter=True), version, kind="Adapter")
-            await model.until(lambda state, version=version: state["policyVersion"] == version)
+            await model.until(serves(version))
             assert await model.served() == (f"lora-{version}", str(version))
             assert await model.proven()
             await model.settled()
@@ -361,13 +366,14 @@ async def test_orders_that_cannot_be_are_refused(tmp_path: Path) -> None:
         await model.until(lambda state: state["policyVersion"] == 2)
         order = {"uri": f"file://{second}", "version": 2}
         assert (await model.order("/weights", order)).status == 200
-        for fields, status in [
+        refused: list[tuple[dict[str, Any], int]] = [
             ({"version": 1}, 409),
             ({"version": -1}, 422),
             ({"uri": "ftp://x"}, 422),
             ({"onUpdate": "Recreate", "version": 3}, 409),
             ({"more": 1}, 422),
-        ]:
+        ]
+        for fields, status in refused:
             assert (await model.order("/weights", {**order, **fields})).status == status, fields
         assert (await model.post("/weights", {**order, "version": 3})).status == 404
 

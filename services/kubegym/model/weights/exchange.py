@@ -322,14 +322,14 @@ class Exchange:
     async def _restore(self, error: WeightsError) -> None:
         """The last good weights again, and their proof; else the replica stays out."""
         self._state.phase = "restoring"
-        good = self._good
+        good, canary = self._good, self._good.canary
         try:
-            if good.canary is None:
+            if canary is None:
                 raise WeightsError("the last good weights have no canary", reason="CanaryMissing")
             if not self._sound:
                 kind: Kind = "Full" if good.adapter_folder is None else "Adapter"
-                good = await self._install(kind, good.adapter_folder or good.folder, good.version, good.canary)
-            self._state.gap = good.canary.judge(await self._engine.ask(good.canary.sequences, good.adapter))
+                good = await self._install(kind, good.adapter_folder or good.folder, good.version, canary)
+            self._state.gap = canary.judge(await self._engine.ask(canary.sequences, good.adapter))
         except WeightsError as again:
             log.error("weights: the last good ones do not prove either: %s: %s", again.reason, again.message)
             self._stay_out(error)
