@@ -34,6 +34,7 @@ BENCHMARKS = {
     "autoscaling": (("autoscaling",), ("autoscaling",)),
     "hop": (("hop", "20000"), ("hop", "3000")),
     "routing": (("routing", "30"), ("routing", "5")),
+    "weights": (("weights", "4", "32"), ("weights", "2", "16")),
     "lives": (("lives", "20", "800"), ("lives", "3", "20")),
     "sandbox": (("sandbox", "300", "100000"), ("sandbox", "100", "2000")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),

@@ -47,7 +47,8 @@ def log_probs(folder: Path, token_ids: Sequence[int]) -> list[float]:
     def turned(x: Array) -> Array:
         half = size // 2
         other: Array = np.concatenate([-x[..., half:], x[..., :half]], -1)
-        return x * cos + other * sin
+        both: Array = x * cos + other * sin
+        return both
 
     def cut(x: Array, name: str, parts: int) -> Array:
         return (x @ weights[name].T).reshape(count, parts, size).transpose(1, 0, 2)

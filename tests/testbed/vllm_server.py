@@ -37,8 +37,12 @@ VARIABLES = {
 
 
 @contextmanager
-def vllm_server(model: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Iterator[str]:
+def vllm_server(
+    model: Path, *arguments: str, variables: Mapping[str, str] | None = None, beside: Sequence[Path] = ()
+) -> Iterator[str]:
     """Serve a folder as the model ``policy`` on loopback; its base URL, with ``/v1``.
+
+    ``beside`` are folders that it sees under their own paths.
 
     Raises:
         testbed.build.CannotBuild: there is no image, and none can be built.
@@ -50,7 +54,7 @@ def vllm_server(model: Path, *arguments: str, variables: Mapping[str, str] | Non
     words += ["--served-model-name", "policy", "--generation-config", "vllm", "--shutdown-timeout", "30", *arguments]
     command = ["vllm", "serve", "/model", "--host", "127.0.0.1", "--port", str(port), *words]
     used = engine()
-    container = in_container(used, model, command, variables or {}, detached=True).strip()
+    container = in_container(used, model, command, variables or {}, detached=True, beside=beside).strip()
     try:
         _await_health(used, container, f"http://127.0.0.1:{port}/health")
         yield f"http://127.0.0.1:{port}/v1"
@@ -65,12 +69,14 @@ def in_container(
     variables: Mapping[str, str] | None = None,
     *,
     detached: bool = False,
+    beside: Sequence[Path] = (),
     stdin: bytes | None = None,
 ) -> str:
     """Run a program of vLLM's image over a model's folder; what it prints, or the container's id."""
     settings = [f"--env={name}={value}" for name, value in {**VARIABLES, **(variables or {})}.items()]
     mode = ["--detach"] if detached else ["--rm", "--interactive"]
     place = ["--network=host", "--shm-size=1g", f"--volume={model.resolve()}:/model:ro", f"--entrypoint={command[0]}"]
+    place += [f"--volume={folder.resolve()}:{folder.resolve()}:ro" for folder in beside]
     return used.run(used.name, "run", *mode, *place, *settings, vllm_image(), *command[1:], stdin=stdin)
 
 
