@@ -1,8 +1,7 @@
 """Weights exchanged under load on replicas of a real vLLM: calls that failed, and replies told another version.
 
 Every replica goes from one checkpoint to the next while callers ask without a pause, replica by replica, in both
-manners of ``onUpdate``. Which weights made an answer is known from another engine. Without vLLM's image the embedded
-engine stands in.
+manners of ``onUpdate``. Which weights made an answer is known from another engine.
 
 usage: python -m benchmarks.weights [REPLICAS] [CALLERS]
 """
@@ -19,7 +18,7 @@ import uvloop
 from benchmarks.figures import Figure, report
 from testbed.build import CannotBuild
 from testbed.updated_replicas import Load, Orders, answers_of, controlled
-from testbed.vllm_server import vllm_server
+from testbed.vllm_server import vllm_servers
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKPOINTS = [ROOT / "tests/models/ckpt-1", ROOT / "tests/models/ckpt-3", ROOT / "services/kubegym/model/tiny"]
@@ -30,14 +29,13 @@ async def exchanges(replicas: int, callers: int) -> list[Figure]:
     answers = dict(enumerate(await answers_of(CHECKPOINTS), start=1))
     async with AsyncExitStack() as stack:
         try:
-            starting = [
-                stack.enter_context(vllm_server(CHECKPOINTS[0], variables={"VLLM_SERVER_DEV_MODE": "1"}, beside=[ROOT]))
-                for _ in range(replicas)
-            ]
+            routes = {"VLLM_SERVER_DEV_MODE": "1"}
+            starting = vllm_servers(CHECKPOINTS[0], replicas, variables=routes, beside=CHECKPOINTS)
+            engines = stack.enter_context(starting)
         except CannotBuild as error:
             print(f"not measured: {error}", file=sys.stderr)
             return []
-        urls, controls = await stack.enter_async_context(controlled(starting, CHECKPOINTS[0]))
+        urls, controls = await stack.enter_async_context(controlled(engines, CHECKPOINTS[0]))
         orders = Orders()
         stack.push_async_callback(orders.close)
         for control in controls:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,31 +17,32 @@ from kubegym.model.weights.making import make_canary
 from testbed.build import CannotBuild
 from testbed.forward import log_probs
 from testbed.updated_replicas import Load, Orders, answers_of, controlled
-from testbed.vllm_server import vllm_server
+from testbed.vllm_server import vllm_servers
 
 WEIGHTS = Path(kubegym.model.__file__).parent / "tiny"
 FIRST = Path(__file__).parents[1] / "models" / "ckpt-1"
 CALLERS = 16
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seen by the engines, too."""
-    return tmp_path_factory.mktemp("weights")
-
-
-@pytest.fixture(scope="module")
-def engines(folder: Path) -> Iterator[list[str]]:
+@contextmanager
+def engines(first: Path, count: int, *beside: Path) -> Iterator[list[str]]:
+    """Several vLLMs with their control routes, which see the folders ``beside``, too."""
     with ExitStack() as stack:
         try:
-            options = {"variables": {"VLLM_SERVER_DEV_MODE": "1"}, "beside": [WEIGHTS, folder]}
-            yield [stack.enter_context(vllm_server(FIRST, **options)) for _ in range(2)]  # type: ignore[arg-type]
+            control = {"VLLM_SERVER_DEV_MODE": "1"}
+            urls = stack.enter_context(vllm_servers(first, count, variables=control, beside=[first, *beside]))
         except CannotBuild as error:
             # Not a failure in CI: no package index has the wheel it needs.
             pytest.skip(f"{error}; the embedded and the simulated engine pass their own tests of this")
+        yield urls
 
 
-async def test_under_load_no_request_fails_and_none_is_told_another_version(engines: list[str], folder: Path) -> None:
+async def test_under_load_no_request_fails_and_none_is_told_another_version(tmp_path: Path) -> None:
+    with engines(FIRST, 2, WEIGHTS, tmp_path) as urls:
+        await updated_under_load(urls, tmp_path)
+
+
+async def updated_under_load(engines: list[str], folder: Path) -> None:
     answers = dict(enumerate(await answers_of([FIRST, WEIGHTS]), start=1))
     assert len(answers[1]) > 10, "questions on which the checkpoints differ"
     made = await make_canary(engines[0], ["The quick brown fox", "What is 7+18? Answer with a number."], 0.02)
@@ -82,3 +84,29 @@ async def exchanged_badly(orders: Orders, control: str, folder: Path) -> dict[st
         assert (state["policyVersion"], state["ready"]) == (2, True), state
         reasons[path.name] = state["weights"]["failure"]["reason"]
     return reasons
+
+
+def tied(folder: Path, weights: Path) -> Path:
+    """The same model, its head tied to its embedding: vLLM packs that on CPUs, where a reload does not reach it."""
+    shutil.copytree(weights, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    return folder
+
+
+async def test_a_tied_head_that_keeps_old_weights_serves_nobody(tmp_path: Path) -> None:
+    first, second = tied(tmp_path / "first", FIRST), tied(tmp_path / "second", WEIGHTS)
+    answers = dict(enumerate(await answers_of([FIRST]), start=1))
+    with engines(first, 1, tmp_path) as urls:
+        async with controlled(urls, first) as (servers, (control,)):
+            orders = Orders()
+            await orders.ready(control)
+            async with Load(servers, answers, 4) as load:
+                await load.until(1, 20)
+                state = await orders.exchange(control, second, 2)
+                assert state["weights"]["failure"]["reason"] == "WeightsCorrupt", "vLLM said 200"
+                assert (state["policyVersion"], state["ready"]) == (1, True)
+                await load.until(1, load.seen.answered[1] + 20)
+            assert not load.seen.failed
+            assert not load.seen.wrong, load.seen.wrong[:5]
+            await orders.close()
