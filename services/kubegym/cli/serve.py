@@ -281,7 +281,7 @@ def serve_model(
     api_key_file: str | None,
     host: str,
     port: int,
-    weights: str | None = None,
+    gguf: str | None = None,
     **options: Any,
 ) -> None:
     """Serve upstreams by URL, or the embedded engine where there is none; ``options`` as of ``run_model_server``."""
@@ -301,7 +301,7 @@ def serve_model(
             **options,
         )
         return
-    path = gguf_file(weights) if weights else None
+    path = gguf_file(gguf) if gguf else None
     client = build_client(
         ModelRef("embedded", name or (Path(path).stem if path else "tiny"), path=path), concurrency=64
     )
