@@ -308,6 +308,26 @@ async def test_an_engine_that_starts_anew_serves_nobody_before_it_has_its_weight
             await again.close()
 
 
+async def test_an_engine_that_is_away_when_it_is_told_serves_when_it_is_back(tmp_path: Path) -> None:
+    second = checkpoint(tmp_path / "second")
+    async with updated(tmp_path) as model:
+        port, config = model.engine.port, model.engine.config
+        await model.engine.close()
+        await model.announce(second, 2)
+        state = await model.until(lambda state: state["weights"]["failure"] is not None)
+        assert state["weights"]["failure"]["reason"] == "EngineUnavailable"
+        again = await serve_simulated(config, port=port)
+        try:
+            state = await model.until(lambda state: state["ready"])
+            assert (state["policyVersion"], state["weights"]["restart"]) == (1, False)
+            assert await model.served() == ("first", "1")
+            await model.announce(second, 2)
+            await model.until(serves(2))
+            assert await model.served() == ("second", "2")
+        finally:
+            await again.close()
+
+
 async def test_an_adapter_is_loaded_under_a_new_name_and_serves_the_models_calls(tmp_path: Path) -> None:
     async with updated(tmp_path) as model:
         names = set()

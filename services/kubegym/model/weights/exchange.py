@@ -22,6 +22,7 @@ import asyncio
 import contextlib
 import json
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -199,21 +200,22 @@ class Exchange:
     async def _run(self, announced: list[Weights]) -> None:
         while await self._engine.label() is None:  # noqa: ASYNC110 - an engine in another process tells nobody
             await asyncio.sleep(self._look_seconds)
-        await self._first(announced)
+        await self._guarded(self._first(announced))
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._look_seconds):
                     await self._wake.wait()
             self._wake.clear()
             weights, self._next = self._next, None
-            try:
-                if weights is not None:
-                    await self._update(weights)
-                else:
-                    await self._look()
-            except Exception as error:
-                log.exception("weights: an exchange broke off")
-                self._stay_out(WeightsError(f"an exchange broke off: {error!r}", reason="InternalError"))
+            await self._guarded(self._look() if weights is None else self._update(weights))
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever breaks, nobody is served by weights that are not known."""
+        try:
+            await work
+        except Exception as error:
+            log.exception("weights: an exchange broke off")
+            self._stay_out(WeightsError(f"an exchange broke off: {error!r}", reason="InternalError"))
 
     async def _first(self, announced: list[Weights]) -> None:
         """Serve what was announced before this replica came; the last good where that does not prove."""
@@ -258,7 +260,7 @@ class Exchange:
 
     async def _update(self, weights: Weights) -> None:
         """Exchange what is served; where the new does not prove, it is as it was before."""
-        before = self._good
+        before, proven = self._good, True
         self._state = _State(target=weights.version)
         try:
             await self._take(weights)
@@ -266,10 +268,13 @@ class Exchange:
             self._fail(weights, error)
             if not self._serves:
                 self._stay_out(error)
-            elif self._state.phase != "fetching":  # the engine was touched
-                await self._restore(error)
-        if self._serves:
+            proven = self._serves and (self._state.phase == "fetching" or await self._restore(error))
+        if proven:
             self._open()
+        failure = self._state.failure
+        if failure is None or not failure["retryable"]:  # what has come so far is of use then
+            kept = (self._good.folder, self._good.adapter_folder)
+            self._places.keep([folder for folder in kept if folder is not None])
         if before.adapter is not None and self._good.adapter != before.adapter:
             await self._drop(before.adapter)
 
@@ -300,7 +305,6 @@ class Exchange:
             raise
         self._good, self._sound, self._serves = fresh, True, True
         log.info("weights: version %d is served; the canary differs by %.2g", weights.version, state.gap)
-        self._places.keep([one for one in (fresh.folder, fresh.adapter_folder) if one is not None])
 
     async def _install(self, kind: Kind, folder: Path | None, version: int | None, canary: Canary) -> Served:
         """Let the engine take weights; ``version`` None: its first ones."""
@@ -319,8 +323,8 @@ class Exchange:
         self._engine.use(adapter)
         return Served(version, None, label, adapter, canary, folder)
 
-    async def _restore(self, error: WeightsError) -> None:
-        """The last good weights again, and their proof; else the replica stays out."""
+    async def _restore(self, error: WeightsError) -> bool:
+        """The last good weights again; whether they prove. Else the replica stays out, or waits for its engine."""
         self._state.phase = "restoring"
         good, canary = self._good, self._good.canary
         try:
@@ -332,26 +336,32 @@ class Exchange:
             self._state.gap = canary.judge(await self._engine.ask(canary.sequences, good.adapter))
         except WeightsError as again:
             log.error("weights: the last good ones do not prove either: %s: %s", again.reason, again.message)
-            self._stay_out(error)
-        else:
-            self._good, self._sound, self._serves = good, True, True
-            log.warning("weights: version %s is served again", good.version)
+            if again.reason == "EngineUnavailable":
+                self._state.phase = None  # it may have ended upon that; when it is back it is looked at
+            else:
+                self._stay_out(error)
+            return False
+        self._good, self._sound, self._serves = good, True, True
+        log.warning("weights: version %s is served again", good.version)
+        return True
 
     async def _look(self) -> None:
         """Whether the engine still has what it was given; one that started anew has its first weights."""
         good = self._good
-        if good.label == "" or not self._serves:
+        if not self._serves or (good.label == "" and self._sound and UPDATING not in self._holds.reasons):
             return
         label = await self._engine.label()
-        if label == good.label:
+        if label is None:
+            self._close("the engine does not answer")
+            return
+        if label == good.label and self._sound:
             self._open()
             return
-        self._close("the engine does not answer" if label is None else "the engine has started anew")
-        if label is not None:
+        if label != good.label:
+            self._close("the engine has started anew")
             self._base, self._sound = "", False
-            await self._restore(WeightsError("the engine lost its weights", reason="EngineRestarted"))
-            if self._serves:
-                self._open()
+        if await self._restore(WeightsError("the engine lost its weights", reason="EngineRestarted")):
+            self._open()
 
     async def _drained(self, weights: Weights) -> None:
         """Wait until no call is at the engine. Raises WeightsError where that does not come about."""
