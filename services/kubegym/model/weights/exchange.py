@@ -268,7 +268,7 @@ class Exchange:
             self._fail(weights, error)
             if not self._serves:
                 self._stay_out(error)
-            proven = self._serves and (self._state.phase == "fetching" or await self._restore(error))
+            proven = self._serves and (self._sound or await self._restore(error))  # sound: it was not touched
         if proven:
             self._open()
         failure = self._state.failure
