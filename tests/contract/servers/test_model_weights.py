@@ -311,6 +311,7 @@ async def test_an_engine_that_starts_anew_serves_nobody_before_it_has_its_weight
 async def test_an_engine_that_is_away_when_it_is_told_serves_when_it_is_back(tmp_path: Path) -> None:
     second = checkpoint(tmp_path / "second")
     async with updated(tmp_path) as model:
+        await model.until(lambda state: state["weights"]["canary"] is not None)
         port, config = model.engine.port, model.engine.config
         await model.engine.close()
         await model.announce(second, 2)
