@@ -113,8 +113,8 @@ def manifests(image: str) -> list[Object]:
         for part in ("resources", "agent"):
             one["spec"].setdefault(part, {})["placement"] = "Worker"
     job["metadata"]["name"] = RUN
-    job["spec"] |= {"rolloutsPerTask": ROLLOUTS_PER_TASK, "concurrency": 16, "tokens": "Samples"}
-    job["spec"]["output"]["uri"] = output(RUN)
+    job["spec"] |= {"rolloutsPerTask": ROLLOUTS_PER_TASK, "concurrency": 16}
+    job["spec"]["output"] |= {"uri": output(RUN), "tokens": "Samples"}
     return [server(SERVER, policy), server("judge", {"engine": "embedded"}), environment, other, job]
 
 
