@@ -90,6 +90,7 @@ class Questions(Protocol):
         Raises:
             ModelError: no JSON object came back, after bounded retries.
         """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

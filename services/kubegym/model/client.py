@@ -149,8 +149,13 @@ class _Client:
     def leave(self, rollout_id: str) -> None:
         """Nothing is kept for a rollout."""
 
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.model
+
     def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
-        body = chat_request(request, self.model, self._reasoning)
+        body = chat_request(request, self.asked, self._reasoning)
         if context.seed is not None:
             body["seed"] = context.seed
         if self._token_ids or context.token_ids:
@@ -214,6 +219,7 @@ class ChatClient(_Client):
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
         context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
+        adapter: the name of an adapter that stands for the model; None: the model itself does.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -245,8 +251,14 @@ class ChatClient(_Client):
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
         self.context_tokens: int | None = None
+        self.adapter: str | None = None
         self._limit_field = "max_tokens"
         self.splicer = Splicer(self._ask)
+
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.adapter or self.model
 
     @property
     def base_url(self) -> str:
@@ -473,6 +485,11 @@ class EngineClient(_Client):
         super().__init__(engine.name, **options)
         self._engine = engine
         self.context_tokens: int | None = getattr(engine, "context_tokens", None)
+
+    @property
+    def engine(self) -> Engine:
+        """What answers."""
+        return self._engine
 
     def __repr__(self) -> str:
         return f"EngineClient({self.model!r})"
