@@ -66,6 +66,8 @@ from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, rea
 
 PART_QUESTION: Final = "/readyz"
 
+_COUNTS: Final = ("parts",)
+
 _PARTS: Final[Mapping[str, tuple[str, str, int]]] = {
     Component.RESOURCES: (Type.RESOURCES_READY, "resources", RESOURCES_PORT),
     Component.AGENT: (Type.AGENT_READY, "agent", AGENT_PORT),
@@ -119,7 +121,7 @@ def plan_environment(snapshot: EnvironmentSnapshot, context: BuildContext) -> Pl
     models = models_serving(view.models)
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, parts, models, trouble, actions.outdated)
-    status, events = next_status(snapshot.raw, _fields(snapshot, view), conditions, snapshot.now)
+    status, events = next_status(snapshot.raw, _fields(snapshot, view), conditions, snapshot.now, counts=_COUNTS)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
@@ -199,9 +201,10 @@ def models_serving(models: Models) -> Serving:
     for role, server in models.servers.items():
         if not served_at(server, Type.SERVING):
             said = condition(server, Type.SERVING)
-            reason = str(said.get("reason") or Reason.MODEL_NOT_READY)
-            message = f"model {role}: ModelServer {name_of(server)}: {said.get('message') or reason}"
-            return Serving(False, reason, message)
+            what, reason = f"model {role}: ModelServer {name_of(server)}", said.get("reason", Reason.PROGRESSING)
+            if reason == Reason.PROGRESSING:  # how far it is, its own status says
+                return Serving(False, Reason.MODEL_NOT_READY, f"{what} does not serve yet")
+            return Serving(False, reason, f"{what}: {said.get('message') or reason}")
     if not models.endpoints:
         return Serving(True, Reason.NOT_REQUIRED, "it names no model; a RolloutJob has to")
     return Serving(True, Reason.AVAILABLE)

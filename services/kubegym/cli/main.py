@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import kubegym
-from kubegym.cli import cluster, gc, init, listing, pods, sandbox, serve, validate
+from kubegym.cli import canary, cluster, gc, init, listing, pods, sandbox, serve, validate
 from kubegym.cli import reverify as reverifying
 from kubegym.cli import run as running
 from kubegym.cli import samples as sampling
@@ -39,6 +39,7 @@ app.command("get")(cluster.get)
 app.command("describe")(cluster.describe)
 app.command("logs")(cluster.logs)
 app.command("gc")(gc.gc)
+app.command("canary")(canary.canary)
 app.command("worker")(pods.worker)
 app.command("finalise")(pods.finalise)
 app.command("fetch")(pods.fetch)

@@ -47,6 +47,7 @@ from kubegym.model.errors import (
     RequestUnsupported,
 )
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
+from kubegym.model.splice import Splicer
 
 log = logging.getLogger("kubegym.model")
 
@@ -95,6 +96,7 @@ class _Client:
         self._overload = overload
         self._rng = rng or random.Random()
         self._on_call = on_call
+        self.splicer: Splicer | None = None
         self._identity = os.urandom(12).hex()  # asking the system for each reply's id would cost 15 us
         self._replies = itertools.count()
 
@@ -147,8 +149,13 @@ class _Client:
     def leave(self, rollout_id: str) -> None:
         """Nothing is kept for a rollout."""
 
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.model
+
     def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
-        body = chat_request(request, self.model, self._reasoning)
+        body = chat_request(request, self.asked, self._reasoning)
         if context.seed is not None:
             body["seed"] = context.seed
         if self._token_ids or context.token_ids:
@@ -164,9 +171,14 @@ class _Client:
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
         identity = f"{self._identity}{next(self._replies):08x}"
+        splicer = self.splicer if context.previous is not None and body.get("return_token_ids") else None
         try:
+            if splicer is not None and context.previous is not None:
+                body = await splicer.continued(body, context.previous, timeout)
             chat, version = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
+            if splicer is not None:
+                splicer.check(body, completion.tokens)
             if completion.tokens is None and (self._token_ids or context.token_ids):
                 self._warn_once()
             return completion, version
@@ -207,6 +219,7 @@ class ChatClient(_Client):
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
         context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
+        adapter: the name of an adapter that stands for the model; None: the model itself does.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -238,7 +251,14 @@ class ChatClient(_Client):
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
         self.context_tokens: int | None = None
+        self.adapter: str | None = None
         self._limit_field = "max_tokens"
+        self.splicer = Splicer(self._ask)
+
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.adapter or self.model
 
     @property
     def base_url(self) -> str:
@@ -366,6 +386,18 @@ class ChatClient(_Client):
         refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
         raise refusal
 
+    async def _ask(self, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        """What a route beside the base URL says; None where there is no such route, empty where it refuses."""
+        response = await self._exchange(b"POST", self.at(path), orjson.dumps(body), timeout)
+        if 200 <= response.status < 300:
+            said = self._parse(response)
+            return said if isinstance(said, dict) else {}
+        if response.status in (401, 403, 404, 405, 501):
+            return None
+        if response.status < 500 and response.status not in (408, 425, 429):
+            return {}
+        raise status_error(response.status, self._text(response), self.at(path).shown)
+
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
         return await self._send(method, url, self._header_block(), body, timeout)
 
@@ -453,6 +485,11 @@ class EngineClient(_Client):
         super().__init__(engine.name, **options)
         self._engine = engine
         self.context_tokens: int | None = getattr(engine, "context_tokens", None)
+
+    @property
+    def engine(self) -> Engine:
+        """What answers."""
+        return self._engine
 
     def __repr__(self) -> str:
         return f"EngineClient({self.model!r})"
