@@ -449,7 +449,7 @@ def serve(
 
     server = Server(config)
     gc.freeze()  # what is loaded by now stays, and a server makes little garbage in cycles: look for it less often
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(200_000, 20, 100)
     try:
         server.run(list(sockets) if sockets else None)
     except SystemExit as error:  # uvicorn's word for an address that is taken
