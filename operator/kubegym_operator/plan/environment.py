@@ -201,9 +201,10 @@ def models_serving(models: Models) -> Serving:
     for role, server in models.servers.items():
         if not served_at(server, Type.SERVING):
             said = condition(server, Type.SERVING)
-            reason = str(said.get("reason") or Reason.MODEL_NOT_READY)
-            message = f"model {role}: ModelServer {name_of(server)}: {said.get('message') or reason}"
-            return Serving(False, reason, message)
+            what, reason = f"model {role}: ModelServer {name_of(server)}", said.get("reason", Reason.PROGRESSING)
+            if reason == Reason.PROGRESSING:  # how far it is, its own status says
+                return Serving(False, Reason.MODEL_NOT_READY, f"{what} does not serve yet")
+            return Serving(False, reason, f"{what}: {said.get('message') or reason}")
     if not models.endpoints:
         return Serving(True, Reason.NOT_REQUIRED, "it names no model; a RolloutJob has to")
     return Serving(True, Reason.AVAILABLE)

@@ -25,7 +25,7 @@ from kubegym.agent.step import (
 )
 from kubegym.core.errors import AgentError
 from kubegym.core.ids import derive_seed
-from kubegym.core.messages import Done, Item, ToolCall, Turn, is_assistant_message, item_text, tool_output
+from kubegym.core.messages import Done, Item, ToolCall, ToolOutput, Turn, is_assistant_message, item_text, tool_output
 from kubegym.core.outcomes import StopReason
 from kubegym.core.protocols import CallContext, ModelClient, ModelReply, Session
 from kubegym.core.tokens import TokenRecord
@@ -226,7 +226,7 @@ async def _call_tool(session: Session, call: ToolCall) -> Item:
         if not isinstance(arguments, dict):
             raise ValueError(f"expected an object, not {type(arguments).__name__}")
     except (ValueError, TypeError, RecursionError) as error:
-        output = json.dumps({"error": f"Invalid tool call arguments: {error}"}, ensure_ascii=False)
+        output: ToolOutput = json.dumps({"error": f"Invalid tool call arguments: {error}"}, ensure_ascii=False)
     else:
         output = await session.call_tool(call.name, arguments)
     return tool_output(call.call_id, output)

@@ -15,7 +15,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -134,15 +134,26 @@ class ModelServerClient:
         finally:
             self._on_call(asyncio.get_running_loop().time() - started - waited, waited, outcome, *tokens)
 
+    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
+        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
+
+        Raises:
+            ModelError: see ``respond``.
+        """
+        named = {"model": self.model} if self.model else {}
+        return (await self._answer(path, orjson.dumps({**named, **body}), context)).response
+
     async def _respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        return await self._answer("v1/responses", self._body(request, context), context)
+
+    async def _answer(self, path: str, body: bytes, context: CallContext) -> ModelReply:
         clock = asyncio.get_running_loop().time
         started, waited = clock(), 0.0
-        body = self._body(request, context)
         failures = overloads = 0
         broken: list[Replica] = []
         while True:
             try:
-                reply = await self._try(body, context, broken)
+                reply = await self._try(path, body, context, broken)
             except ModelError as error:
                 if not error.retryable:
                     raise
@@ -199,13 +210,13 @@ class ModelServerClient:
         except (TypeError, ValueError) as error:
             raise ModelError(f"the request has no JSON form: {error}", reason="RequestUnsupported") from None
 
-    async def _try(self, body: bytes, context: CallContext, broken: list[Replica]) -> ModelReply:
+    async def _try(self, path: str, body: bytes, context: CallContext, broken: list[Replica]) -> ModelReply:
         await self._replicas.settle()
         seconds = context.deadline.remaining()
         identity = context.rollout_id
         replica = self._routes.choose(identity or None, broken)
         prefix = f"ng-rollout/{identity}/" if _IN_A_PATH.fullmatch(identity) else ""
-        url = replica.url / f"{prefix}v1/responses"
+        url = replica.url / f"{prefix}{path}"
         if seconds <= 0:
             raise ModelError(f"no time was left to ask {url.shown}", reason="ModelTimeout", retryable=True)
         if replica.out_until == math.inf:

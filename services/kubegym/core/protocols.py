@@ -5,13 +5,13 @@ Each side depends on these, never on the other's internals; the local runner and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import RolloutError
-from kubegym.core.messages import Done, Item, Message, Turn
+from kubegym.core.messages import Done, Item, Message, ToolOutput, Turn
 from kubegym.core.outcomes import Failure, Outcome, StopReason
 from kubegym.core.tokens import CallTokens, TokenRecord
 from kubegym.core.trajectory import Rollout, Verdict
@@ -73,6 +73,23 @@ class ModelClient(Protocol):
 
     async def close(self) -> None:
         """Give back connections or the engine."""
+        ...
+
+
+class Questions(Protocol):
+    """A model client whose engine answers more than generation: what ``/pooling`` and the like say."""
+
+    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
+        """Ask a route of the engine.
+
+        Args:
+            path: ``pooling``, ``classify``, ``score``, ``v1/embeddings``.
+            body: what the engine takes; the model's name is added.
+            context: who asks.
+
+        Raises:
+            ModelError: no JSON object came back, after bounded retries.
+        """
         ...
 
 
@@ -142,8 +159,8 @@ class Session(Protocol):
         """Whether calls of this tool may run beside others of the same turn."""
         ...
 
-    async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
-        """The tool's output text. A refusal (ToolError, bad arguments, unknown tool) is output, too."""
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> ToolOutput:
+        """The tool's output. A refusal (ToolError, bad arguments, unknown tool) is output, too."""
         ...
 
     async def respond(self, turn: Turn) -> Message | Done:

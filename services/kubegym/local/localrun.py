@@ -17,6 +17,7 @@ from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
 from kubegym.data.merge import EnvironmentSummary, MergeSummary, merge
 from kubegym.local.episodes import LocalEpisodes, build_episodes, load
+from kubegym.local.fit import Needs, check_fit
 from kubegym.local.models import check_models
 from kubegym.local.runspec import Entry, RunSpec, default_output, store_options
 from kubegym.local.tasks import RunTasks, open_tasks
@@ -142,6 +143,7 @@ class LocalRun:
         self._limits = limits
         self._retry = retry
         self._prepared = False
+        self._needs = Needs()
         self._fresh = fresh
         self._classes = classes
         self._clients = clients
@@ -197,7 +199,7 @@ class LocalRun:
         try:
             stored = await newest_plan(store)
             if stored is None or stored.planned < sum(want.rows * want.rollouts for want in draft.wanted):
-                await tasks.validate(episodes, self._display.validating)
+                self._needs = await tasks.validate(episodes, self._display.validating)
             if stored is None:  # what can refuse the run does so before anything is written
                 await probe_conditional_writes(store)
                 await self._prepare(episodes)
@@ -238,10 +240,11 @@ class LocalRun:
                 return self._result(output, manifest, None, resumed)
 
     async def _prepare(self, episodes: LocalEpisodes) -> None:
-        """Ask the models whether they are there, and set the environments up; once."""
+        """Ask the models whether they are there and can do what the rows need, and set the environments up; once."""
         if not self._prepared:
             self._prepared = True
             await check_models([*(self._clients or {}).values(), *episodes.clients])
+            await check_fit(self._needs, episodes)
             await episodes.start()
 
     def _batch_run(self, access: StoreAccess, opened: Opened, episodes: LocalEpisodes, tasks: RunTasks) -> BatchRun:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -359,7 +359,7 @@ def _model(where: str, role: str, binding: ModelBinding, servers: Sequence[Model
 def _server(where: str, server: ModelServerSpec) -> ModelRef:
     name = server.served_model_name
     if server.engine == "simulated":
-        return ModelRef("simulated", name or "simulated")
+        return ModelRef("simulated", name or "simulated", options=_simulated_answers(server.engine_args))
     if server.engine == "embedded":
         source = server.weights.uri if server.weights else server.source.uri if server.source else None
         if source is None:
@@ -372,6 +372,17 @@ def _server(where: str, server: ModelServerSpec) -> ModelRef:
         f"{where}: engine {server.engine} is started on a cluster; on this machine give --base-url URL --model NAME "
         "of a running server, or --engine embedded"
     )
+
+
+def _simulated_answers(arguments: Mapping[str, str]) -> dict[str, Any]:
+    """What decides a simulated engine's answers; its latencies are for servers, on this machine it answers at once."""
+    options: dict[str, Any] = {}
+    answers = {name: arguments[name] for name in ("mode", "text") if name in arguments}
+    if answers:
+        options["answers"] = answers
+    if "seed" in arguments:
+        options["seed"] = int(arguments["seed"])
+    return options
 
 
 def _with_flags(spec: RunSpec, flags: RunFlags) -> RunSpec:

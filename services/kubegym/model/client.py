@@ -149,8 +149,13 @@ class _Client:
     def leave(self, rollout_id: str) -> None:
         """Nothing is kept for a rollout."""
 
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.model
+
     def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
-        body = chat_request(request, self.model, self._reasoning)
+        body = chat_request(request, self.asked, self._reasoning)
         if context.seed is not None:
             body["seed"] = context.seed
         if self._token_ids or context.token_ids:
@@ -213,6 +218,8 @@ class ChatClient(_Client):
 
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
+        context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
+        adapter: the name of an adapter that stands for the model; None: the model itself does.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -243,8 +250,15 @@ class ChatClient(_Client):
         self._headers_key: str | None = None
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
+        self.context_tokens: int | None = None
+        self.adapter: str | None = None
         self._limit_field = "max_tokens"
         self.splicer = Splicer(self._ask)
+
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.adapter or self.model
 
     @property
     def base_url(self) -> str:
@@ -313,6 +327,43 @@ class ChatClient(_Client):
             except HttpError as error:
                 raise self._transport_error(error, url, timeout) from error
             yield reply
+
+    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
+        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
+
+        Raises:
+            ModelError: see ``respond``.
+        """
+        data = orjson.dumps({"model": self.model, **body})
+        tries = Tries(self._faults, self._overload, self._rng)
+        while True:
+            try:
+                return await self._question(self.at(path), data, context.deadline.remaining())
+            except ModelError as error:
+                pause = tries.pause(error)
+                if pause is None:
+                    raise
+                if isinstance(error, ModelOverloaded):
+                    context.deadline.excuse(pause)
+                if pause >= context.deadline.remaining():
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _question(self, url: Url, data: bytes, timeout: float) -> dict[str, Any]:
+        if timeout <= 0:
+            raise ModelTimeout(f"no time was left to ask {url.shown}")
+        response = await self._exchange(b"POST", url, data, timeout)
+        if response.status == 401 and self._key.reread():
+            response = await self._exchange(b"POST", url, data, timeout)
+        if not 200 <= response.status < 300:
+            refusal = status_error(response.status, self._text(response), url.shown, None)
+            asked = response.header(b"retry-after")
+            refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
+            raise refusal
+        parsed = self._parse(response)
+        if not isinstance(parsed, dict):
+            raise ModelReplyInvalid(f"{url.shown} answered with no JSON object: {excerpt(self._text(response))}")
+        return parsed
 
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         if self._limit_field != "max_tokens" and "max_tokens" in body:
@@ -433,6 +484,12 @@ class EngineClient(_Client):
     def __init__(self, engine: Engine, **options: Any) -> None:
         super().__init__(engine.name, **options)
         self._engine = engine
+        self.context_tokens: int | None = getattr(engine, "context_tokens", None)
+
+    @property
+    def engine(self) -> Engine:
+        """What answers."""
+        return self._engine
 
     def __repr__(self) -> str:
         return f"EngineClient({self.model!r})"

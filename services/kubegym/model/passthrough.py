@@ -64,10 +64,11 @@ class Passed:
     def data(self, client: ChatClient) -> bytes:
         """The body for this upstream; the very bytes where nothing is forced."""
         model = self.body.get("model")
-        served = isinstance(model, str) and model in client.served
-        if served and not client.sampling:
+        named = isinstance(model, str) and model in client.served and model != client.model
+        name = model if named else client.asked
+        if name == model and not client.sampling:
             return self.raw
-        return orjson.dumps({**self.body, "model": model if served else client.model, **client.sampling})
+        return orjson.dumps({**self.body, "model": name, **client.sampling})
 
 
 async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) -> Reply:

@@ -61,7 +61,7 @@ async def test_few_writes_until_an_environment_serves() -> None:
     await world.apply(environment())
     await world.live()
     statuses = [write.key.kind for write in world.wrote if write.verb == "apply_status"]
-    assert len(statuses) <= 6, "those of its ModelServer among them"
+    assert len(statuses) <= 5, "those of its ModelServer among them"
     children = [write for write in world.wrote if write.verb in ("apply", "create") and write.key.kind != EVENT]
     assert len(children) == len({write.key for write in children}), "each child is written once"
 
