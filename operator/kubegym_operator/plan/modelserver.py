@@ -36,19 +36,21 @@ from kubegym_operator.build.labels import Component
 from kubegym_operator.build.model import build_fetch_job, build_model_server
 from kubegym_operator.build.scale import wanted_replicas
 from kubegym_operator.build.sources import exchanged
-from kubegym_operator.plan.actions import Object, Plan, kind_of
+from kubegym_operator.plan.actions import Object, Patch, Plan, kind_of
 from kubegym_operator.plan.children import WORKLOADS, plan_children
 from kubegym_operator.plan.failures import Trouble, job_failure, unsettled_until
 from kubegym_operator.plan.idle import Rest, resting
 from kubegym_operator.plan.objects import (
     JOB,
     LEADER_WORKER_SET,
+    MODEL_SERVER,
     condition,
     generation_of,
     holds,
     labelled,
     name_of,
     named,
+    namespace_of,
     status_of,
 )
 from kubegym_operator.plan.queues import QUEUE_EVERY, queue_trouble, waits_for_quota
@@ -131,6 +133,7 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
+        patches=_left_to_others(snapshot),
         scales=actions.scales,
         deletes=(*actions.deletes, *exchange.deletes),
         orders=exchange.orders,
@@ -174,6 +177,15 @@ def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...], context: Bui
         demand=demand,
         exchange=exchange,
     )
+
+
+def _left_to_others(snapshot: ModelServerSnapshot) -> tuple[Patch, ...]:
+    """The first ``replicas`` of a server that others scale: where the field is missing, so is ``/scale``."""
+    scaling, raw = snapshot.server.spec.autoscaling, snapshot.raw
+    if scaling is None or scaling.mode != "External" or snapshot.server.spec.replicas is not None:
+        return ()
+    replicas = max(scaling.min_replicas, 1)
+    return (Patch(MODEL_SERVER, namespace_of(raw), name_of(raw), {"spec": {"replicas": replicas}}),)
 
 
 def _demand(snapshot: ModelServerSnapshot) -> Held | None:

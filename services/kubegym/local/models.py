@@ -48,7 +48,7 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         from kubegym.http.names import SystemResolver
 
         return ModelServerClient([ref.base_url or ""], ref.model, role=role, resolver=SystemResolver(), on_call=on_call)
-    from kubegym.model.client import EngineClient
+    from kubegym.model.engine_client import EngineClient
 
     if ref.kind == "embedded":
         from kubegym.model.embedded import MAX_SLOTS, EmbeddedEngine
@@ -79,7 +79,8 @@ def rollout_calls(
     """
     from kubegym.agent.model_server import ModelServerClient
     from kubegym.http.names import SystemResolver
-    from kubegym.model.client import ChatClient, EngineClient
+    from kubegym.model.client import ChatClient
+    from kubegym.model.engine_client import EngineClient
     from kubegym.model.rollout_calls import RolloutCalls
 
     options: dict[str, Any] = {"token_ids": token_ids, "overrides": overrides, "host": host}

@@ -149,7 +149,7 @@ def as_client(model: ModelClient | AnswerFunction) -> ModelClient:
     """A ModelClient as it is; a function as an engine in this process."""
     if not callable(model):
         return model
-    from kubegym.model.client import EngineClient
+    from kubegym.model.engine_client import EngineClient
     from kubegym.model.simulated import Answers, SimulatedConfig, SimulatedEngine
 
     name = getattr(model, "__name__", "function")

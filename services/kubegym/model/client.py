@@ -1,6 +1,6 @@
 """Model clients: Responses create-params in, a Responses object out, whatever speaks Chat Completions behind.
 
-``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` to an engine object in this process. They share
+``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` (engine_client.py) to an engine object in this process. They share
 conversion, deadlines and retries. A reply is a sample only if the endpoint finished it: an aborted generation is tried
 again, and what cannot be read is an error, never a text.
 """
@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import orjson
 
@@ -57,7 +57,7 @@ OnCall = Callable[[float, float, str, int, int], None]
 POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
 
 
-class _Client:
+class Asking:
     """Conversion, deadline and retries around one way to ask for a chat completion.
 
     Args:
@@ -204,7 +204,7 @@ class _Client:
         raise NotImplementedError
 
 
-class ChatClient(_Client):
+class ChatClient(Asking):
     """A model behind an OpenAI-compatible endpoint: vLLM, NIM, OpenAI, the simulated engine.
 
     Args:
@@ -214,7 +214,7 @@ class ChatClient(_Client):
         headers: further header lines; they replace ours of the same name.
         http: connections to share with other clients; by default its own, closed with it.
         clock: for Retry-After dates.
-        options: see ``_Client``.
+        options: see ``Asking``.
 
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
@@ -457,67 +457,6 @@ class ChatClient(_Client):
 
     def _where(self) -> str:
         return self._chat_url.shown
-
-
-class Engine(Protocol):
-    """A model in this process that answers chat completions."""
-
-    name: str
-
-    async def chat(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """The ``chat.completion`` object. Raises ModelError, TimeoutError or OSError."""
-        ...
-
-    def close(self) -> None:
-        """Free the engine."""
-        ...
-
-
-class EngineClient(_Client):
-    """A model whose engine runs in this process.
-
-    Args:
-        engine: answers chat completions; closed with the client.
-        options: see ``_Client``.
-    """
-
-    def __init__(self, engine: Engine, **options: Any) -> None:
-        super().__init__(engine.name, **options)
-        self._engine = engine
-        self.context_tokens: int | None = getattr(engine, "context_tokens", None)
-
-    @property
-    def engine(self) -> Engine:
-        """What answers."""
-        return self._engine
-
-    def __repr__(self) -> str:
-        return f"EngineClient({self.model!r})"
-
-    async def close(self) -> None:
-        """Close the engine; it may have to wait for its threads, so not on the event loop's."""
-        await asyncio.to_thread(self._engine.close)
-
-    async def complete(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """A chat call as others wrote it, made once. Raises ModelError."""
-        chat, _ = await self._chat(body, timeout)
-        return cast("dict[str, Any]", chat)
-
-    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
-        try:
-            reply = await self._engine.chat(body, timeout)
-        except TimeoutError:
-            raise ModelTimeout(f"{self._where()} gave no answer in {timeout:g} s") from None
-        except OSError as error:
-            raise ModelUnavailable(f"{self._where()}: {error}") from error
-        if isinstance(reply, dict) and isinstance(refusal := reply.get("error"), dict):
-            status = refusal.get("code")
-            text = f"{refusal.get('type', '')} {refusal.get('message', '')}"
-            raise status_error(status if isinstance(status, int) else 500, text, self._where(), body.get("max_tokens"))
-        return reply, None
-
-    def _where(self) -> str:
-        return f"engine {self.model}"
 
 
 def _header_lines(headers: Mapping[str, str]) -> dict[bytes, bytes]:

@@ -277,7 +277,7 @@ class ModelServer(App):
         if (told := request.headers.get(OPEN_HEADER)) is not None:
             words.append((OPEN_HEADER, self._open.told(told, time.monotonic())))
         if waited > 0:
-            words.append((QUEUED_HEADER, b"%.3f" % waited))
+            words.append((QUEUED_HEADER, b"%.6f" % waited))
         if self.stopping or self.holds.reasons:
             words.append(DRAINING_LINE)
         return words

@@ -13,8 +13,8 @@ import pytest
 
 from kubegym.core.spec.model import Weights
 from kubegym.http import HttpClient
-from kubegym.model.client import EngineClient
 from kubegym.model.embedded import SHIPPED_MODEL, EmbeddedEngine
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.server import ModelServer
 from kubegym.model.weights import CANARY_FILE, Exchange, Places, Start
 from testbed.checkpoints import gguf

@@ -12,7 +12,7 @@ import pytest
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.retry import Backoff
 from kubegym.http import ConnectionLost, HttpClient, HttpError, Url
-from kubegym.model.client import EngineClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.server import ModelServer
 from kubegym.model.simulated import Distribution, Faults, SimulatedConfig, SimulatedEngine, serve_simulated
 from testbed.models import QUESTION, STREAM_END, STREAM_HEAD, Caller, calling, chat, chunk, events, model_behind, told

@@ -16,8 +16,9 @@ from typing import Any, Final, Protocol
 import orjson
 
 from kubegym.core.errors import InputError, ModelError
-from kubegym.model.client import ChatClient, EngineClient
+from kubegym.model.client import ChatClient
 from kubegym.model.embedded import EmbeddedEngine
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.weights.checkpoint import Kind, check_checkpoint, check_gguf, gguf_of
 from kubegym.model.weights.errors import WeightsError
 
