@@ -20,6 +20,7 @@ BENCHMARKS = {
         ("rollouts", "example_session_state", "10000", "16", "128", "1024"),
         ("rollouts", "example_session_state", "2000", "16", "128"),
     ),
+    "workplace": (("workplace", "2000"), ("workplace", "500")),
     "in-flight-1024": (("memory", "in-flight", "1024"), ("memory", "in-flight", "1024")),
     "in-flight-10000": (("memory", "in-flight", "10000"), ("memory", "in-flight", "10000")),
     "split": (("split", "mcqa", "10000", "16", "128", "1024"), ("split", "mcqa", "2000", "16", "128", "1024")),
@@ -37,6 +38,7 @@ BENCHMARKS = {
     "weights": (("weights", "4", "32"), ("weights", "2", "16")),
     "lives": (("lives", "20", "800"), ("lives", "3", "20")),
     "sandbox": (("sandbox", "300", "100000"), ("sandbox", "100", "2000")),
+    "symbolic": (("symbolic", "4096", "1024"), ("symbolic", "1024", "1024")),
     "operator": (("operator", "2000", "20000", "50"), ("operator", "100", "500", "10")),
     "flat": (("memory", "flat", "1000000"), ("memory", "flat", "50000")),
 }

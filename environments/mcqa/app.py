@@ -6,8 +6,9 @@ import re
 from typing import Any, Literal
 
 from kubegym import Environment, Model, Rollout, Row, Verdict
-
-from .grading import options_of, read_answer
+from kubegym.verify.choice import options_of, read_answer
+from kubegym.verify.headline import headline
+from kubegym.verify.text import output_text
 
 Mode = Literal["strict_single_letter_boxed", "lenient_boxed", "lenient_answer_colon"]
 
@@ -60,7 +61,7 @@ class MultipleChoice(Environment):
         """1 if the letter read from all output text is the expected one, else 0."""
         task = self.task
         letter = read_answer(
-            _output_text(rollout),
+            output_text(rollout.output),
             options_of(task.options),
             self.config.grading_mode or task.grading_mode,
             task.output_regex,
@@ -77,26 +78,4 @@ class MultipleChoice(Environment):
     @classmethod
     def get_key_metrics(cls, metrics: dict[str, Any]) -> dict[str, Any]:
         """Mean reward, pass@1, and the averaged, the no-answer and the majority numbers at the highest k."""
-        return {
-            **{name: metrics[name] for name in ("mean/reward", "pass@1/accuracy") if name in metrics},
-            **_at_highest_k(metrics, r"pass@1\[avg-of-(\d+)\]/(?:accuracy|no_answer)"),
-            **_at_highest_k(metrics, r"pass@(\d+)/no_answer"),
-            **_at_highest_k(metrics, r"majority@(\d+)/accuracy"),
-        }
-
-
-def _at_highest_k(metrics: dict[str, Any], pattern: str) -> dict[str, Any]:
-    """The metrics of a pattern whose one group, k, is the highest."""
-    matches = [match for match in (re.fullmatch(pattern, name) for name in metrics) if match]
-    highest = max((int(match[1]) for match in matches), default=0)
-    return {match[0]: metrics[match[0]] for match in matches if int(match[1]) == highest}
-
-
-def _output_text(rollout: Rollout) -> str:
-    """Every ``output_text`` part, joined without anything between them (the contract's graded text)."""
-    parts: list[str] = []
-    for item in rollout.output:
-        if item.get("type", "message") == "message" and item.get("role") == "assistant":
-            content = item.get("content") or ()
-            parts += [content] if isinstance(content, str) else [part.get("text") or "" for part in content]
-    return "".join(parts)
+        return headline(metrics)

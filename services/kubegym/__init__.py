@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kubegym.core.errors import ToolError, VerifierError
-    from kubegym.core.messages import Done, Message, Turn
+    from kubegym.core.messages import Done, Image, Message, Turn
     from kubegym.core.trajectory import Rollout, Verdict
     from kubegym.data.batches import batches
     from kubegym.local import Collector, load, run
     from kubegym.resources import Environment, Model, Row, offload, tool
+    from kubegym.resources.files import read_file
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Collector": "kubegym.local",
     "Done": "kubegym.core.messages",
     "Environment": "kubegym.resources",
+    "Image": "kubegym.core.messages",
     "Message": "kubegym.core.messages",
     "Model": "kubegym.resources",
     "Rollout": "kubegym.core.trajectory",
@@ -33,6 +35,7 @@ _HOMES = {
     "batches": "kubegym.data.batches",
     "load": "kubegym.local",
     "offload": "kubegym.resources",
+    "read_file": "kubegym.resources.files",
     "run": "kubegym.local",
     "tool": "kubegym.resources",
 }
@@ -41,6 +44,7 @@ __all__ = [
     "Collector",
     "Done",
     "Environment",
+    "Image",
     "Message",
     "Model",
     "Rollout",
@@ -53,6 +57,7 @@ __all__ = [
     "batches",
     "load",
     "offload",
+    "read_file",
     "run",
     "tool",
 ]

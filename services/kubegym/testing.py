@@ -32,7 +32,18 @@ from kubegym.core.rows import build_row
 from kubegym.core.trajectory import Rollout
 from kubegym.resources import Environment, EnvironmentRuntime, SessionLimits, load_environment
 
-__all__ = ["Played", "Reply", "ScriptedModel", "load_environment", "play", "play_group", "scripted_response"]
+__all__ = [
+    "InvalidRows",
+    "ModelError",
+    "Played",
+    "Reply",
+    "Script",
+    "ScriptedModel",
+    "load_environment",
+    "play",
+    "play_group",
+    "scripted_response",
+]
 
 T = TypeVar("T")
 Reply: TypeAlias = str | Message | dict[str, Any] | Sequence[Any] | ModelReply | Exception
@@ -43,6 +54,9 @@ Responses output item; a list of these for several items of one reply; a whole R
 exception to be raised.
 """
 
+Script: TypeAlias = Sequence[Reply] | Callable[[dict[str, Any]], Reply]
+"""What a scripted model says: one reply a call, or a function from the call's create-params to the reply."""
+
 _RUN_ID = "0" * 32
 
 
@@ -50,15 +64,15 @@ class ScriptedModel:
     """A model that says what it was given, in order, and remembers what it was asked.
 
     Args:
-        replies: see ``Reply``.
+        script: see ``Script``.
         model: its name.
     """
 
-    def __init__(self, replies: Sequence[Reply], model: str = "scripted") -> None:
+    def __init__(self, script: Script, model: str = "scripted") -> None:
         self.model = model
         self.requests: list[dict[str, Any]] = []
         self.contexts: list[CallContext] = []
-        self._replies = list(replies)
+        self._script = script if callable(script) else list(script)
         self._calls = 0
 
     def leave(self, rollout_id: str) -> None:
@@ -68,9 +82,7 @@ class ScriptedModel:
         """The next reply. Raises ModelError "ScriptExhausted" after the last one, or the script's own exception."""
         self.requests.append(request)
         self.contexts.append(context)
-        if len(self.requests) > len(self._replies):
-            raise ModelError(f"the script ends after {len(self._replies)} replies", reason="ScriptExhausted")
-        reply = self._replies[len(self.requests) - 1]
+        reply = self._next(request)
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, ModelReply):
@@ -83,6 +95,13 @@ class ScriptedModel:
 
     async def close(self) -> None:
         """Nothing to give back."""
+
+    def _next(self, request: dict[str, Any]) -> Reply:
+        if callable(self._script):
+            return self._script(request)
+        if len(self.requests) > len(self._script):
+            raise ModelError(f"the script ends after {len(self._script)} replies", reason="ScriptExhausted")
+        return self._script[len(self.requests) - 1]
 
     def _item(self, part: Any) -> Item:
         if isinstance(part, Message):
@@ -171,18 +190,18 @@ class Played:
         return self.attempt.fields
 
     @property
-    def tool_outputs(self) -> list[str]:
-        """What the tools answered, in order."""
+    def tool_outputs(self) -> list[Any]:
+        """What the tools answered, in order: a text, or a list of content parts where there are images."""
         return [item["output"] for item in self.items if item.get("type") == "function_call_output"]
 
 
 def play(
     environment: type[Environment] | str | Path,
     task: Mapping[str, Any],
-    replies: Sequence[Reply] | str,
+    replies: Script | str,
     config: Mapping[str, Any] | None = None,
     *,
-    models: Mapping[str, Sequence[Reply]] | None = None,
+    models: Mapping[str, Script | Literal["stand-in"]] | None = None,
     settings: AgentSettings | None = None,
     limits: SessionLimits | None = None,
     rollout_index: int = 0,
@@ -193,9 +212,9 @@ def play(
         environment: the class, its folder, or its name.
         task: the row; ``responses_create_params`` may be left out.
         replies: what the policy says, one entry a model call; a text is the one and only reply; "oracle" plays the
-            environment's own.
+            environment's own; a function answers each call's create-params.
         config: the manifest's ``config``.
-        models: scripts of the environment's other models, by role.
+        models: scripts of the environment's other models, by role; "stand-in" plays the environment's own.
         settings: of the agent.
         limits: of the environment's hooks.
         rollout_index: which of the task's rollouts; moves ``self.rng``.
@@ -211,10 +230,10 @@ def play(
 def play_group(
     environment: type[Environment] | str | Path,
     task: Mapping[str, Any],
-    scripts: Sequence[Sequence[Reply] | str],
+    scripts: Sequence[Script | str],
     config: Mapping[str, Any] | None = None,
     *,
-    models: Mapping[str, Sequence[Reply]] | None = None,
+    models: Mapping[str, Script | Literal["stand-in"]] | None = None,
     settings: AgentSettings | None = None,
     limits: SessionLimits | None = None,
 ) -> list[Played]:
@@ -240,7 +259,7 @@ class _Stage:
         environment: type[Environment] | str | Path,
         task: Mapping[str, Any],
         config: Mapping[str, Any] | None,
-        models: Mapping[str, Sequence[Reply]],
+        models: Mapping[str, Script | Literal["stand-in"]],
         settings: AgentSettings,
         limits: SessionLimits | None,
     ) -> None:
@@ -253,7 +272,7 @@ class _Stage:
         if problem is not None:
             raise InvalidRows([RowProblem("task", 1, problem)], 1)
 
-    async def play(self, scripts: Sequence[tuple[int, Sequence[Reply] | str]]) -> list[Played]:
+    async def play(self, scripts: Sequence[tuple[int, Script | str]]) -> list[Played]:
         await self._runtime.start()
         try:
             performances = [await self._one(index, script) for index, script in scripts]
@@ -263,15 +282,18 @@ class _Stage:
         finally:
             await self._runtime.close()
 
-    async def _one(self, index: int, script: Sequence[Reply] | str) -> _Performance:
+    async def _one(self, index: int, script: Script | str) -> _Performance:
         if script == "oracle":
             script = await self._runtime.oracle(self._row)
         model = ScriptedModel([script] if isinstance(script, str) else script)
         name = self._runtime.name
         assignment = Assignment(name, self._row, task_id(name, self._row), 0, index, rollout_id(_RUN_ID, 0, index))
-        roles = {role: ScriptedModel(replies, role) for role, replies in self._models.items()}
+        roles = {role: ScriptedModel(self._role(role, script), role) for role, script in self._models.items()}
         attempt = await run_attempt(assignment, self._runtime.session(assignment, roles), model, self._settings)
         return _Performance(assignment, attempt, model.requests)
+
+    def _role(self, role: str, script: Script | Literal["stand-in"]) -> Script:
+        return self._runtime.stand_in(role, self._row) if script == "stand-in" else script
 
     async def _verify_group(self, performances: list[_Performance]) -> None:
         attempts = [one.attempt for one in performances if one.attempt.outcome != "failed"]

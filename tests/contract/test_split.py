@@ -23,6 +23,7 @@ from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import read_results
 from kubegym.local.runspec import RunSpec
 from kubegym.local.split import split_servers
+from kubegym.testing import ScriptedModel
 from testbed.comparable import rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,27 @@ async def test_the_agent_served_with_the_environment_in_its_process(in_process: 
     with serving("agent", ARITHMETIC, "--engine", "simulated") as url:
         spec = resolve([ARITHMETIC], replace(FLAGS, agent_urls=(url,)))
         assert await rows_of(spec, tmp_path / "mixed") == in_process
+
+
+async def test_images_that_tools_show_are_the_same_wherever_they_run(tmp_path: Path) -> None:
+    visual = str(ROOT / "environments" / "visual")
+
+    def say(request: dict[str, Any]) -> Any:
+        seen = any(item.get("type") == "function_call_output" for item in request["input"])
+        rooms = re.findall(r"these rooms: (\w+)", json.dumps(request["input"]))
+        return {"name": "look", "arguments": {"room": rooms[0]}, "call_id": "c"} if rooms and not seen else "100"
+
+    async def shown(output: str, **flags: Any) -> list[Any]:
+        spec = replace(resolve([visual], RunFlags(rollouts_per_task=1, **flags)), output=str(tmp_path / output))
+        await LocalRun(spec, clients={"policy": ScriptedModel(say)}).run()
+        rows = sorted((await read_results(tmp_path / output)).rows, key=lambda row: row["kubegym"]["task_index"])
+        return [(row["responses_create_params"]["input"], row["response"]["output"][1:-1]) for row in rows]
+
+    here = await shown("here")
+    assert all(said[0]["content"][1]["image_url"].startswith("data:") for said, _ in here[::2])
+    assert [output[0]["output"][1]["type"] for _, output in here[1::2]] == ["input_image"] * 4
+    with serving("resources", visual, "--processes", "2") as url:
+        assert await shown("there", resources_urls=(url,)) == here
 
 
 DICE = """

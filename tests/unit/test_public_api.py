@@ -18,6 +18,7 @@ PUBLIC = [
     "Collector",
     "Done",
     "Environment",
+    "Image",
     "Message",
     "Model",
     "Rollout",
@@ -30,6 +31,7 @@ PUBLIC = [
     "batches",
     "load",
     "offload",
+    "read_file",
     "run",
     "tool",
 ]

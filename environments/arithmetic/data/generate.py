@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PER_KIND = 6
 PHRASINGS = (
     "What is {e}? Answer with a number.",
     "Compute {e}. Answer with a number.",
@@ -74,13 +73,14 @@ def row(text: str, tools: list[dict[str, Any]], **fields: Any) -> dict[str, Any]
     return {"responses_create_params": params, **fields}
 
 
-def rows() -> Iterator[dict[str, Any]]:
-    """All rows: ``PER_KIND`` of each kind, none twice."""
-    rng = random.Random(20)
+def rows(count: int = 24, seed: int = 20) -> Iterator[dict[str, Any]]:
+    """A quarter of ``count`` of each kind; no expression twice."""
+    rng = random.Random(seed)
+    per_kind = count // 4
     seen: set[str] = set()
     for kind in ("direct", "tool", "chain"):
         made = 0
-        while made < PER_KIND:
+        while made < per_kind:
             expression = draw(kind, rng)
             if expression in seen or not held_out(expression):
                 continue
@@ -89,7 +89,8 @@ def rows() -> Iterator[dict[str, Any]]:
             tools = [] if kind == "direct" else TOOLS
             yield row(text, tools, kind=kind, expression=expression, expected_answer=value(expression))
             made += 1
-    for secret in SECRETS:
+    for position in range(per_kind):
+        secret = SECRETS[position] if position < len(SECRETS) else rng.randint(1, 63)
         yield row("Guess my number between 1 and 63.", [], kind="guess", secret=secret)
 
 

@@ -3,7 +3,8 @@
 =========================================  ===========================================  ============================
 seen (first row that fits)                 done                                         Ready
 =========================================  ===========================================  ============================
-a role's ModelServer is missing            inline: created; else everything else waits  no, ``ModelServerNotFound``
+a role's ModelServer is missing            inline: created, as if it was there          no, ``ModelNotReady``
+a ``serverRef`` leads to nothing           everything else waits                        no, ``ModelServerNotFound``
 a role's ModelServer is not for us         everything else waits                        Stalled
 ``suspend``                                0 replicas, own ModelServers suspended       yes, ``Suspended``
 idle for long enough                       0 replicas                                   yes, ``Idle``
@@ -47,6 +48,7 @@ from kubegym_operator.plan.idle import Rest, resting
 from kubegym_operator.plan.modelserver import ASK_AGAIN, CONFIG_MAPS_EVERY, render_outdated, served_at, suspended
 from kubegym_operator.plan.objects import (
     DEPLOYMENT,
+    MODEL_SERVER,
     condition,
     holds,
     labelled,
@@ -63,6 +65,8 @@ from kubegym_operator.plan.times import rfc3339, seconds
 from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, read_serving, read_workload
 
 PART_QUESTION: Final = "/readyz"
+
+_COUNTS: Final = ("parts",)
 
 _PARTS: Final[Mapping[str, tuple[str, str, int]]] = {
     Component.RESOURCES: (Type.RESOURCES_READY, "resources", RESOURCES_PORT),
@@ -117,7 +121,7 @@ def plan_environment(snapshot: EnvironmentSnapshot, context: BuildContext) -> Pl
     models = models_serving(view.models)
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, parts, models, trouble, actions.outdated)
-    status, events = next_status(snapshot.raw, _fields(snapshot, view), conditions, snapshot.now)
+    status, events = next_status(snapshot.raw, _fields(snapshot, view), conditions, snapshot.now, counts=_COUNTS)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
@@ -142,7 +146,7 @@ def resolve_models(
 
     Args:
         bindings: by role, as the spec has them.
-        servers: the ModelServers that exist.
+        servers: the ModelServers that exist. Inline ones that do not are taken for what they will be.
         permitted: those of other namespaces that this one may use.
         namespace: of whoever binds.
         owner: whose inline servers are named after it.
@@ -163,11 +167,13 @@ def resolve_models(
             )
             continue
         found = servers.get(key)
+        if found is None and binding.server is not None:
+            found = _to_come(key, binding.server)
         if found is None:
             trouble = trouble or Trouble(
                 Reason.MODEL_SERVER_NOT_FOUND,
                 f"model {role}: there is no ModelServer {key[1]!r} in namespace {key[0]}",
-                waits=patient or binding.server is not None,
+                waits=patient,
             )
             continue
         try:
@@ -180,6 +186,14 @@ def resolve_models(
     return Models(model_endpoints(bindings, known, namespace=namespace, owner=owner), behind, trouble)
 
 
+def _to_come(key: ServerKey, spec: ModelServerSpec) -> Object:
+    """An inline ModelServer before it is there: all that depends on its name and spec need not wait for it."""
+    namespace, name = key
+    fields = spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    metadata = {"namespace": namespace, "name": name}
+    return {"apiVersion": MODEL_SERVER.api_version, "kind": MODEL_SERVER.kind, "metadata": metadata, "spec": fields}
+
+
 def models_serving(models: Models) -> Serving:
     """Whether every model serves; an endpoint elsewhere always counts as serving."""
     if models.trouble is not None:
@@ -187,9 +201,10 @@ def models_serving(models: Models) -> Serving:
     for role, server in models.servers.items():
         if not served_at(server, Type.SERVING):
             said = condition(server, Type.SERVING)
-            reason = str(said.get("reason") or Reason.MODEL_NOT_READY)
-            message = f"model {role}: ModelServer {name_of(server)}: {said.get('message') or reason}"
-            return Serving(False, reason, message)
+            what, reason = f"model {role}: ModelServer {name_of(server)}", said.get("reason", Reason.PROGRESSING)
+            if reason == Reason.PROGRESSING:  # how far it is, its own status says
+                return Serving(False, Reason.MODEL_NOT_READY, f"{what} does not serve yet")
+            return Serving(False, reason, f"{what}: {said.get('message') or reason}")
     if not models.endpoints:
         return Serving(True, Reason.NOT_REQUIRED, "it names no model; a RolloutJob has to")
     return Serving(True, Reason.AVAILABLE)

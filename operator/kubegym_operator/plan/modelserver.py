@@ -67,6 +67,8 @@ CONFIG_MAPS_EVERY: Final = 60.0
 
 MODEL_QUESTION: Final = "/readyz"
 
+_COUNTS: Final = ("replicas", "readyReplicas")
+
 
 @dataclass(frozen=True, slots=True)
 class _View:
@@ -121,7 +123,7 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
     trouble = _trouble(snapshot, view)
     conditions = _conditions(view, serving, trouble, actions.outdated)
     fields = _fields(snapshot, view, serving)
-    status, events = next_status(snapshot.raw, fields, conditions, snapshot.now)
+    status, events = next_status(snapshot.raw, fields, conditions, snapshot.now, counts=_COUNTS)
     exchange = view.exchange or NO_EXCHANGE
     target = fields["targetPolicyVersion"]
     if status is not None and target is not None:

@@ -15,14 +15,14 @@ does not move without help             False        False        True
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from kubegym_operator.api.conditions import Condition, merge
 from kubegym_operator.api.reasons import Reason, Type
 from kubegym_operator.plan.actions import Event, Object
 from kubegym_operator.plan.failures import Trouble
-from kubegym_operator.plan.objects import conditions_of, generation_of, status_of
+from kubegym_operator.plan.objects import conditions_of, generation_of, holds, status_of
 from kubegym_operator.plan.times import rfc3339
 
 _TOLD: Final[Mapping[str, frozenset[str]]] = {
@@ -68,7 +68,12 @@ def kstatus(
 
 
 def next_status(
-    raw: Object, fields: Mapping[str, Any], conditions: Sequence[Condition], now: float
+    raw: Object,
+    fields: Mapping[str, Any],
+    conditions: Sequence[Condition],
+    now: float,
+    *,
+    counts: Collection[str] = (),
 ) -> tuple[Object | None, tuple[Event, ...]]:
     """The whole status to write, None when the stored one says the same, and the events of what changed.
 
@@ -77,6 +82,8 @@ def next_status(
         fields: everything but conditions and ``observedGeneration``; None means that a field is not there.
         conditions: what holds now.
         now: wall-clock seconds.
+        counts: fields that count pods. While it does not serve they alone are no news: the conditions' words say how
+            many are ready, and what is about to serve writes less.
     """
     stored = status_of(raw)
     before = conditions_of(raw)
@@ -84,7 +91,11 @@ def next_status(
     merged = merge(before, conditions, generation=generation, now=rfc3339(now))
     status: Object = {"observedGeneration": generation}
     status |= {name: value for name, value in fields.items() if value is not None}
-    if status | {"conditions": _by_type(merged)} == dict(stored) | {"conditions": _by_type(before, merged)}:
+    found = status | {"conditions": _by_type(merged)}
+    known = dict(stored) | {"conditions": _by_type(before, merged)}
+    if not holds(raw, Type.SERVING):
+        found, known = ({k: v for k, v in each.items() if k not in counts} for each in (found, known))
+    if found == known:
         return None, ()
     return status | {"conditions": merged}, transitions(before, merged)
 

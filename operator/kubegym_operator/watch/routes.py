@@ -1,8 +1,8 @@
 """Whom a change concerns: from a changed object to the keys that are due.
 
 ``reconcile.references.dependants`` says who depends on whom. Here it is decided whether they are told: of an object of
-ours others hear only what they may decide by. A job's progress, written every 30 s, wakes nobody
-until its tail has less in flight.
+ours others hear only what they may decide by, and of an edit when its status has seen it. A job's
+progress, written every 30 s, wakes nobody until its tail has less in flight.
 """
 
 from __future__ import annotations
@@ -70,11 +70,21 @@ class Routes:
         if change.gone:
             self._told.pop(change.key, None)
             return True
+        if change.key in self._told and not _is_current(change.obj):
+            return False  # an edit that its own status has not seen: nobody can decide by it before
         words = _words(change.obj)
         if self._told.get(change.key) == words:
             return False
         self._told[change.key] = words
         return True
+
+
+def _is_current(obj: Object) -> bool:
+    """Whether what others decide by is of the object as it is. A job's size and suspension are its spec's."""
+    metadata, seen = obj["metadata"], (obj.get("status") or {}).get("observedGeneration")
+    return (
+        obj["kind"] == ROLLOUT_JOB.kind or bool(metadata.get("deletionTimestamp")) or seen == metadata.get("generation")
+    )
 
 
 def _in_flight(job: Object) -> int | None:

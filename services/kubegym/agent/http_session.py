@@ -31,12 +31,13 @@ import orjson
 from kubegym.agent.cookies import CookieJar
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import AgentError, RolloutError, ToolFailed, VerifierError
-from kubegym.core.messages import Done, Item, Message, Turn, input_items
+from kubegym.core.messages import Done, Item, Message, ToolOutput, Turn, input_items
 from kubegym.core.protocols import Assignment
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.core.wire import (
     DEADLINE_HEADER,
     FAILURE_HEADER,
+    PARTS_HEADER,
     TASK_HEADER,
     components_of,
     error_of,
@@ -137,8 +138,12 @@ class HttpSession:
         """Whether our server said so at ``seed``; never for a foreign one, which takes one call after the other."""
         return name in self._parallel
 
-    async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
-        """Call a tool and give its body's text. Raises ToolFailed, or what the server says has failed."""
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> ToolOutput:
+        """Call a tool and give its body's text, or the content parts that our server says it has.
+
+        Raises:
+            RolloutError: ToolFailed, or what the server says has failed.
+        """
         replica = self._replica or self._take(())
         if name in _CONTRACT_PATHS or name in ("", ".", "..") or (replica.ours and name in _OUR_PATHS):
             return NOT_FOUND  # the policy could score or end its own session
@@ -153,6 +158,9 @@ class HttpSession:
         if response.header(FAILURE_HEADER) is not None:
             raise self._carried(response)
         if 200 <= status < 300 or 400 <= status < 500 or (status == 500 and response.body):
+            if replica.ours and response.header(PARTS_HEADER) is not None:
+                parts: list[dict[str, Any]] = orjson.loads(response.body)
+                return parts
             return response.body.decode(errors="replace")
         raise _refused(ToolFailed, "Tool", replica, response)
 

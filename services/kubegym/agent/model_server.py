@@ -15,7 +15,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -27,6 +27,7 @@ from kubegym.core.ids import run_of_rollout
 from kubegym.core.outcomes import STOP_REASONS, StopReason
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
+from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, marked
 from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER, failure_of
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.http.names import Resolver
@@ -133,15 +134,26 @@ class ModelServerClient:
         finally:
             self._on_call(asyncio.get_running_loop().time() - started - waited, waited, outcome, *tokens)
 
+    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
+        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
+
+        Raises:
+            ModelError: see ``respond``.
+        """
+        named = {"model": self.model} if self.model else {}
+        return (await self._answer(path, orjson.dumps({**named, **body}), context)).response
+
     async def _respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        return await self._answer("v1/responses", self._body(request, context), context)
+
+    async def _answer(self, path: str, body: bytes, context: CallContext) -> ModelReply:
         clock = asyncio.get_running_loop().time
         started, waited = clock(), 0.0
-        body = self._body(request, context)
         failures = overloads = 0
         broken: list[Replica] = []
         while True:
             try:
-                reply = await self._try(body, context, broken)
+                reply = await self._try(path, body, context, broken)
             except ModelError as error:
                 if not error.retryable:
                     raise
@@ -187,6 +199,8 @@ class ModelServerClient:
             extra: dict[str, Any] = {} if context.seed is None else {"seed": context.seed}
             if context.token_ids:
                 extra |= {"return_token_ids": True, "logprobs": True}
+            if context.previous is not None and isinstance(body.get("input"), list):
+                body["input"] = marked(body["input"], context.previous)
             if extra:
                 metadata = dict(body.get("metadata") or {})
                 given = orjson.loads(metadata.get("extra_body") or "{}")
@@ -196,13 +210,13 @@ class ModelServerClient:
         except (TypeError, ValueError) as error:
             raise ModelError(f"the request has no JSON form: {error}", reason="RequestUnsupported") from None
 
-    async def _try(self, body: bytes, context: CallContext, broken: list[Replica]) -> ModelReply:
+    async def _try(self, path: str, body: bytes, context: CallContext, broken: list[Replica]) -> ModelReply:
         await self._replicas.settle()
         seconds = context.deadline.remaining()
         identity = context.rollout_id
         replica = self._routes.choose(identity or None, broken)
         prefix = f"ng-rollout/{identity}/" if _IN_A_PATH.fullmatch(identity) else ""
-        url = replica.url / f"{prefix}v1/responses"
+        url = replica.url / f"{prefix}{path}"
         if seconds <= 0:
             raise ModelError(f"no time was left to ask {url.shown}", reason="ModelTimeout", retryable=True)
         if replica.out_until == math.inf:
@@ -318,7 +332,8 @@ def _read(response: Response, where: str) -> ModelReply:
         version = response.header(POLICY_VERSION_HEADER)
         told = (response.header(STOP_HEADER) or b"").decode("latin-1")
         stop: StopReason | None = next((reason for reason in STOP_REASONS if reason == told), None)
-        return ModelReply(body, int(version) if version is not None and version.isdigit() else None, stop=stop)
+        number = int(version) if version is not None and version.isdigit() else None
+        return ModelReply(body, number, stop=stop, tokens=_take_tokens(body))
     asked = response.header(b"retry-after")
     wait = float(asked) if asked is not None and asked.isdigit() else None
     carried = failure_of(body, 0) if isinstance(body, dict) else None
@@ -331,6 +346,19 @@ def _read(response: Response, where: str) -> ModelReply:
     if carried is not None:
         reason, retryable = carried.reason, carried.retryable
     raise ModelError(message, reason=reason, retryable=retryable, status=status, retry_after=wait)
+
+
+def _take_tokens(body: dict[str, Any]) -> CallTokens | None:
+    """The call's tokens, which are taken off the item that told them: the next request need not repeat them all."""
+    output = body.get("output")
+    last = output[-1] if isinstance(output, list) and output else None
+    if not isinstance(last, dict):
+        return None
+    tokens = CallTokens.read(last)
+    if tokens is not None:
+        for name in TOKEN_FIELDS:
+            del last[name]
+    return tokens
 
 
 def _excerpt(response: Response) -> str:

@@ -55,3 +55,14 @@ class AnswerMode(StrEnum):
     random = "random"
     mcq = "mcq"
     scripted = "scripted"
+
+
+class Kind(StrEnum):
+    """What `init` writes."""
+
+    single_step = "single-step"
+    multi_step = "multi-step"
+    stateful = "stateful"
+    multi_turn = "multi-turn"
+    judge = "judge"
+    code = "code"

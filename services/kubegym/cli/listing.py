@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,23 +12,41 @@ import typer
 from kubegym.cli.choices import Listed
 from kubegym.cli.errors import guarded, print_json
 from kubegym.cli.locate import RUNS, FoundRun, local_runs
+from kubegym.core.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from kubegym.resources.loader import AvailableEnvironment
 
 _ANNOTATION = "kubegym.dev/"
 _VERSION = "app.kubernetes.io/version"
+_FILTERED = ("rollout-structure", "capabilities", "domain", "task-type", "verification", "license")
+
+
+def _filter(trait: str, example: str) -> Any:
+    return typer.Option(
+        metavar="WORD", help=f"Only those with this {trait}, such as {example}. Repeatable: any of them."
+    )
 
 
 def list_(
     what: Annotated[Listed, typer.Argument(metavar="[environments|runs]")] = Listed.environments,
+    structure: Annotated[list[str] | None, _filter("rollout structure", "multi-turn")] = None,
+    capability: Annotated[list[str] | None, _filter("capability", "tool-calling")] = None,
+    domain: Annotated[list[str] | None, _filter("domain", "math")] = None,
+    task_type: Annotated[list[str] | None, _filter("task type", "tool-use")] = None,
+    verification: Annotated[list[str] | None, _filter("way of verification", "llm-judge")] = None,
+    license_: Annotated[list[str] | None, typer.Option("--license", metavar="SPDX", help="Likewise.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects with `name`.")] = False,
 ) -> None:
     """List environments that `run` takes by name, or the runs below ./runs."""
+    given = zip(_FILTERED, (structure, capability, domain, task_type, verification, license_), strict=True)
+    wanted = {trait: words for trait, words in given if words}
 
     def work() -> int:
         if what is Listed.environments:
-            return _environments(as_json)
+            return _environments(wanted, as_json)
+        if wanted:
+            raise InvalidSpec("runs have no rollout structure, capability or the like: filters are for environments")
         import asyncio
 
         return asyncio.run(_runs(as_json))
@@ -35,20 +54,38 @@ def list_(
     raise typer.Exit(guarded(work, as_json=as_json))
 
 
-def _environments(as_json: bool) -> int:
+def _environments(wanted: Mapping[str, Sequence[str]], as_json: bool) -> int:
     from kubegym.resources.loader import available_environments
 
-    found = [environment_facts(available) for available in available_environments()]
+    known = [environment_facts(available) for available in available_environments()]
+    found = [one for one in known if matches(one["traits"], wanted)]
     if as_json:
         print_json(found)
-    elif not found:
+    elif not known:
         print("no environments: none in ./environments, none installed")
+    elif not found:
+        print(f"none of {len(known)} environments fits; the words that are in use:")
+        for trait in wanted:
+            words = sorted({word for one in known for word in one["traits"].get(trait, ())})
+            print(f"  {trait}: {', '.join(words) or 'nothing'}")
     else:
         from kubegym.cli.tables import print_table
 
-        cells = [[one["name"], one["version"] or "-", one["description"], one["place"]] for one in found]
-        print_table(["environment", "version", "description", "place"], cells, sys.stdout, left=2)
+        shown = ("rollout-structure", "domain", "verification")
+        cells = [
+            [one["name"], *(", ".join(one["traits"].get(trait, ["-"])) for trait in shown), one["description"]]
+            for one in found
+        ]
+        print_table(["environment", "structure", "domain", "verification", "description"], cells, sys.stdout, left=5)
     return 0
+
+
+def matches(traits: Mapping[str, Sequence[str]], wanted: Mapping[str, Sequence[str]]) -> bool:
+    """Whether an environment has, of every trait that is asked for, one of the words asked for."""
+    return all(
+        {word.casefold() for word in words} & {word.casefold() for word in traits.get(trait, ())}
+        for trait, words in wanted.items()
+    )
 
 
 def environment_facts(available: AvailableEnvironment) -> dict[str, Any]:
@@ -59,6 +96,7 @@ def environment_facts(available: AvailableEnvironment) -> dict[str, Any]:
         "description": "",
         "place": "installed" if available.folder is None else str(_near(available.folder)),
         "annotations": {},
+        "traits": {},
     }
     folder = available.folder
     if folder is None:
@@ -69,6 +107,10 @@ def environment_facts(available: AvailableEnvironment) -> dict[str, Any]:
     facts["version"] = labels.get(_VERSION)
     facts["annotations"] = {
         name.removeprefix(_ANNOTATION): value for name, value in annotations.items() if name.startswith(_ANNOTATION)
+    }
+    facts["traits"] = {
+        name: [word.strip() for word in str(value).split(",") if word.strip()]
+        for name, value in facts["annotations"].items()
     }
     return facts
 

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import kubegym
-from kubegym.cli import canary, cluster, gc, listing, pods, sandbox, serve, validate
+from kubegym.cli import canary, cluster, gc, init, listing, pods, sandbox, serve, validate
 from kubegym.cli import run as running
 from kubegym.cli import samples as sampling
 from kubegym.cli import show as showing
@@ -29,6 +29,7 @@ app.command("run")(running.run)
 app.command("show")(showing.show)
 app.command("list")(listing.list_)
 app.command("samples")(sampling.samples)
+app.command("init")(init.init)
 app.command("validate")(validate.validate)
 app.command("retry")(running.retry)
 app.command("apply")(cluster.apply)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kubegym.core.messages import input_items, item_text
+from kubegym.core.messages import image_parts, input_items, item_text, parts_text
 
 LONGEST = 20_000  # characters of one text that are shown
 
@@ -34,6 +34,13 @@ def transcript(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def readme_block(row: Mapping[str, Any]) -> str:
+    """A rollout as READMEs show it: without ids, times and tokens, which differ each time."""
+    lines = transcript(row)[2:]
+    ended = next(index for index, line in enumerate(lines) if line.startswith("outcome"))
+    return "".join(f"{line}\n" for line in lines[: ended + 1])
+
+
 def input_text(row: Mapping[str, Any]) -> str:
     """What the model was asked, as text."""
     params = row.get("responses_create_params") or {}
@@ -53,7 +60,7 @@ def _item(item: Mapping[str, Any]) -> list[str]:
     if kind == "function_call_output":
         return _block("tool output", _text(item.get("output", "")))
     if kind == "message" or "role" in item:
-        return _block(str(item.get("role", "message")), item_text(item))  # type: ignore[arg-type]  # a plain mapping
+        return _block(str(item.get("role", "message")), _message_text(item))
     return _block(str(kind), json.dumps(item, ensure_ascii=False))
 
 
@@ -69,7 +76,24 @@ def _arguments(arguments: str) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(part, dict) and "type" in part for part in value):
+        return "\n".join(_part(part) for part in value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _message_text(item: Mapping[str, Any]) -> str:
+    plain = dict(item)
+    return _text(item["content"]) if image_parts(plain) else item_text(plain)
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    """A content part: its text, or what kind of image it is."""
+    if part["type"] != "input_image":
+        return parts_text([part])
+    url = str(part.get("image_url") or part.get("file_id"))
+    head, encoded, data = url.partition(";base64,")
+    size = len(data) * 3 // 4 - data.count("=")
+    return f"(image: {head.removeprefix('data:')}, {size:,} bytes)" if encoded else f"(image: {url})"
 
 
 def _block(title: str, text: str) -> list[str]:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kubegym.cli.adversarial import TASKS, outcomes_json, played, print_outcomes, stated_chance
 from kubegym.cli.errors import BAD_INPUT, guarded, print_json
 from kubegym.core.errors import InvalidRows, KubeGymError
 
 if TYPE_CHECKING:
     from kubegym.core.spec import Manifest
     from kubegym.data.dataset import Dataset
+    from kubegym.local.adversarial import Outcome
     from kubegym.local.episodes import LocalEpisodes
     from kubegym.local.runspec import Entry, RunSpec
     from kubegym.resources import EnvironmentRuntime
@@ -22,13 +24,34 @@ if TYPE_CHECKING:
 ORACLE_ROWS = 50
 """Rows that the oracle plays, unless --limit says otherwise."""
 
+_ALL = 1 << 40  # bad rows that are named: there is nothing else to see
+
+
+@dataclass
+class Table:
+    """What agents earned in an environment, and what its manifest states as chance."""
+
+    environment: str
+    outcomes: list[Outcome]
+    chance: float | None
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How far to look: rows that the oracle plays, tasks of the adversarial table (None: no table)."""
+
+    oracle_rows: int = ORACLE_ROWS
+    adversarial_tasks: int | None = None
+
 
 @dataclass
 class Findings:
-    """What was looked at, and what is wrong."""
+    """What was looked at, what is wrong, and what an environment lacks that still runs."""
 
     checked: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
     def attempt(self, work: Callable[[], Any]) -> Any:
         """The result of the work; None, and a problem noted, where it cannot be done."""
@@ -55,45 +78,73 @@ def validate(
         str | None, typer.Option(metavar="FILE", help="Rows to check. Default: the sample job's.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help=f"Rows the oracle plays. Default: {ORACLE_ROWS}.")
+        int | None,
+        typer.Option(
+            metavar="N", min=0, help=f"Rows that are played. Default: {ORACLE_ROWS}, with --adversarial {TASKS}."
+        ),
     ] = None,
+    adversarial: Annotated[
+        bool, typer.Option("--adversarial", help="Let agents play that do not do the task; print what they earn.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check manifests, rows and environments, without a model.
 
-    Where an environment has an oracle, it plays rows, and its reward has to be 1.
+    Where an environment has an oracle, it plays rows, and its reward has to be 1. With --adversarial no agent that does
+    not do the task may earn more than the chance level.
     """
 
     def work() -> int:
         import asyncio
 
-        findings = asyncio.run(check(targets, dataset, ORACLE_ROWS if limit is None else limit))
+        depth = Depth(ORACLE_ROWS if limit is None else limit)
+        if adversarial:
+            depth = Depth(0, TASKS if limit is None else limit)
+        findings = asyncio.run(check(targets, dataset, depth))
         if as_json:
-            valid = not findings.problems
-            print_json({"valid": valid, "checked": findings.checked, "problems": findings.problems})
+            print_json(_as_json(findings))
         else:
-            for line in findings.checked:
-                print(f"checked  {line}")
-            for problem in findings.problems:
-                print(f"problem  {problem}")
-            if not findings.problems:
-                print("all is well")
+            _print(findings)
         return BAD_INPUT if findings.problems else 0
 
     raise typer.Exit(guarded(work, as_json=as_json))
 
 
-async def check(targets: Sequence[str], dataset: str | None, oracle_rows: int) -> Findings:
+def _as_json(findings: Findings) -> dict[str, Any]:
+    tables = {table.environment: outcomes_json(table.outcomes) for table in findings.tables}
+    return {
+        "valid": not findings.problems,
+        "checked": findings.checked,
+        "problems": findings.problems,
+        "missing": findings.missing,
+        **({"adversarial": tables} if tables else {}),
+    }
+
+
+def _print(findings: Findings) -> None:
+    for line in findings.checked:
+        print(f"checked  {line}")
+    for table in findings.tables:
+        print_outcomes(table.environment, table.outcomes, table.chance)
+    for line in findings.missing:
+        print(f"missing  {line}")
+    for problem in findings.problems:
+        print(f"problem  {problem}")
+    if not findings.problems:
+        print("all is well" if not findings.missing else "it runs; what is missing, others look for")
+
+
+async def check(targets: Sequence[str], dataset: str | None, depth: Depth) -> Findings:
     """Check everything that targets name; never raises for what is wrong with them."""
     findings = Findings()
     sound = [_manifests(_manifest_files(target), findings) for target in targets]
     if not all(sound):
         return findings
     if len(targets) > 1 and all(_is_manifest(target) for target in targets):
-        await _resolved(list(targets), dataset, oracle_rows, findings)
+        await _resolved(list(targets), dataset, depth, findings)
     else:
         for target in targets:
-            await _resolved([target], dataset, oracle_rows, findings)
+            await _resolved([target], dataset, depth, findings)
     return findings
 
 
@@ -130,7 +181,7 @@ def _manifests(files: Iterable[Path], findings: Findings) -> bool:
     return sound
 
 
-async def _resolved(targets: list[str], dataset: str | None, oracle_rows: int, findings: Findings) -> None:
+async def _resolved(targets: list[str], dataset: str | None, depth: Depth, findings: Findings) -> None:
     """References, environments and rows of what ``run`` would make of the targets."""
     from kubegym.local.resolve import RunFlags, resolve
 
@@ -139,6 +190,7 @@ async def _resolved(targets: list[str], dataset: str | None, oracle_rows: int, f
     if spec is None:
         return
     from kubegym.local.episodes import build_episodes
+    from kubegym.local.gaps import gaps
     from kubegym.local.tasks import open_tasks
 
     spec = _without_models(spec)
@@ -148,11 +200,15 @@ async def _resolved(targets: list[str], dataset: str | None, oracle_rows: int, f
     try:
         for name, part in episodes.parts.items():
             findings.checked.append(f"environment {name}: {_described(part.runtime)}")
+            findings.missing += gaps(part.loaded.folder) if part.loaded.folder is not None else []
         tasks = await open_tasks(spec, episodes)
         try:
             await _rows(tasks, episodes, findings)
             for entry in spec.entries:
-                await _oracle(entry, episodes, tasks.datasets[entry.name], oracle_rows, findings)
+                if depth.adversarial_tasks is None:
+                    await _oracle(entry, episodes, tasks.datasets[entry.name], depth.oracle_rows, findings)
+                elif not findings.problems:
+                    await _adversarial(entry, episodes, tasks.datasets[entry.name], depth.adversarial_tasks, findings)
         finally:
             await tasks.close()
     except KubeGymError as error:
@@ -182,12 +238,19 @@ def _described(runtime: EnvironmentRuntime) -> str:
 
 async def _rows(tasks: Any, episodes: LocalEpisodes, findings: Findings) -> None:
     try:
-        await tasks.validate(episodes)
+        await tasks.validate(episodes, shown=_ALL)
     except KubeGymError as error:
         findings.note(error)
         return
     for name, dataset in tasks.datasets.items():
         findings.checked.append(f"rows of {name}: {dataset.rows:,} in {dataset.source}")
+
+
+async def _adversarial(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, tasks: int, findings: Findings) -> None:
+    part = episodes.parts[entry.name]
+    outcomes, problems = await played(part, dataset, tasks)
+    findings.tables.append(Table(entry.name, outcomes, stated_chance(part.loaded.folder)))
+    findings.problems += problems
 
 
 async def _oracle(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, count: int, findings: Findings) -> None:
@@ -199,7 +262,7 @@ async def _oracle(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, count
     skipped = None
     if not part.runtime.has_oracle:
         skipped = "there is none"
-    elif others:
+    elif others and not part.runtime.has_stand_ins:
         skipped = f"not played, the environment asks models of its own ({', '.join(others)})"
     elif count == 0:
         skipped = "not played"
@@ -216,11 +279,12 @@ async def _oracle(entry: Entry, episodes: LocalEpisodes, dataset: Dataset, count
         row = orjson.loads(line)
         if part.runtime.validate_row(row) is not None:
             continue  # said already, with the other rows
-        played = await asyncio.to_thread(play, part.runtime.cls, row, "oracle", entry.config)
-        if played.reward != 1.0:
+        stand_ins: dict[str, Any] = dict.fromkeys(others, "stand-in")
+        rollout = await asyncio.to_thread(play, part.runtime.cls, row, "oracle", entry.config, models=stand_ins)
+        if rollout.reward != 1.0:
             bad += 1
-            failure = played.failure
-            why = f"{failure.stage} {failure.reason}: {failure.message}" if failure else f"reward {played.reward}"
+            failure = rollout.failure
+            why = f"{failure.stage} {failure.reason}: {failure.message}" if failure else f"reward {rollout.reward}"
             findings.problems.append(f"{dataset.source}: row {number}: the oracle of {entry.name} earns no 1: {why}")
     if not bad:
         findings.checked.append(f"oracle of {entry.name}: reward 1 on {len(rows)} rows")

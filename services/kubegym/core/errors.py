@@ -10,6 +10,7 @@ Kubernetes condition) and ``retryable`` (whether trying again, unchanged, may he
     │   ├── EnvironmentNotFound  no folder, no entry point of that name
     │   ├── PlanConflict         the output belongs to a different plan; names the fields that differ
     │   ├── OutputInUse          another live holder works on the output
+    │   ├── ModelUnsuitable      a model cannot do what the rows need: images, a context of that size
     │   └── ConditionalWritesUnsupported   the store cannot do compare-and-swap
     ├── StoreError               object storage (storage/errors.py has the tree below it)
     ├── RunFailed                the run as a whole cannot go on (failure budget, model never reachable)
@@ -75,13 +76,13 @@ class RowProblem:
 
 
 class InvalidRows(InputError):
-    """Dataset rows that cannot be run. Holds the first 50 problems and the count of all."""
+    """Dataset rows that cannot be run. Holds the first problems, 50 if nothing else is said, and the count of all."""
 
     reason = "InvalidRows"
     SHOWN: ClassVar[int] = 50
 
-    def __init__(self, problems: Sequence[RowProblem], count: int) -> None:
-        self.problems = list(problems[: self.SHOWN])
+    def __init__(self, problems: Sequence[RowProblem], count: int, shown: int = SHOWN) -> None:
+        self.problems = list(problems[:shown])
         self.count = count
         rows = "row is" if count == 1 else "rows are"
         lines = [f"{count} {rows} invalid; nothing was run", *(f"  {p}" for p in self.problems)]
@@ -118,6 +119,12 @@ class OutputInUse(InputError):
     """Another live holder works on this output."""
 
     reason = "OutputInUse"
+
+
+class ModelUnsuitable(InputError):
+    """A model cannot do what the run's rows need of it."""
+
+    reason = "ModelUnsuitable"
 
 
 class ConditionalWritesUnsupported(InputError):

@@ -6,12 +6,26 @@ objects on that path would cost more than the rollout itself. ``Message`` is wha
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
 Item = dict[str, Any]
 """One Responses item: message, function_call, function_call_output, reasoning, ..."""
+
+ToolOutput: TypeAlias = str | list[dict[str, Any]]
+"""What answers a function call: text, or content parts where there are images."""
+
+IMAGE_TYPES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+}
+"""Media types of image files by their extension."""
 
 Role = Literal["user", "assistant", "system", "developer"]
 
@@ -23,6 +37,38 @@ class ToolCall:
     name: str
     arguments: str
     call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image, in a message or as a tool's result.
+
+    Attributes:
+        url: ``https://...`` or a data URI.
+        detail: ``low``, ``high`` or ``auto``; None says nothing.
+    """
+
+    url: str
+    detail: str | None = None
+
+    @classmethod
+    def of(cls, data: bytes, media_type: str = "image/png") -> Image:
+        """From an image file's bytes."""
+        return cls(f"data:{media_type};base64,{b64encode(data).decode()}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Image:
+        """From a file. Raises OSError, and ValueError for an extension that is no image's."""
+        path = Path(path)
+        media_type = IMAGE_TYPES.get(path.suffix.lower())
+        if media_type is None:
+            raise ValueError(f"{path} is no image by its name ({', '.join(IMAGE_TYPES)})")
+        return cls.of(path.read_bytes(), media_type)
+
+    def to_part(self) -> dict[str, Any]:
+        """As a content part of the contract (1.4)."""
+        part = {"type": "input_image", "image_url": self.url}
+        return part if self.detail is None else {**part, "detail": self.detail}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +84,11 @@ class Message:
         return self.content if isinstance(self.content, str) else parts_text(self.content)
 
     @classmethod
-    def user(cls, content: str) -> Message:
-        """A message of the user."""
-        return cls("user", content)
+    def user(cls, content: str, *images: Image) -> Message:
+        """A message of the user; images stand behind the text."""
+        if not images:
+            return cls("user", content)
+        return cls("user", [{"type": "input_text", "text": content}, *(image.to_part() for image in images)])
 
     @classmethod
     def assistant(cls, content: str) -> Message:
@@ -106,7 +154,15 @@ def tool_calls(items: Sequence[Item]) -> list[ToolCall]:
     ]
 
 
-def tool_output(call_id: str, output: str) -> Item:
+def image_parts(item: Item) -> list[dict[str, Any]]:
+    """The images of a message or of a tool's output, as content parts."""
+    content = item.get("output") if item.get("type") == "function_call_output" else item.get("content")
+    if not isinstance(content, list):
+        return []
+    return [part for part in content if isinstance(part, dict) and part.get("type") == "input_image"]
+
+
+def tool_output(call_id: str, output: ToolOutput) -> Item:
     """The item that answers a function call."""
     return {"type": "function_call_output", "call_id": call_id, "output": output}
 

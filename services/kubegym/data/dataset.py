@@ -31,6 +31,7 @@ from kubegym.data.sources import (
     Location,
     OpenStore,
     Zstd,
+    default_store,
     format_of,
     local_bytes,
     locate,
@@ -38,7 +39,6 @@ from kubegym.data.sources import (
     remote_bytes,
 )
 from kubegym.storage.options import StoreOptions
-from kubegym.storage.protocol import ObjectStore
 
 _GATHER = 1024  # rows moved into shuffled order between two turns of the event loop
 
@@ -186,19 +186,13 @@ async def open_dataset(spec: DatasetSpec, *, scratch: Path, open_store: OpenStor
     if spec.offset < 0 or (spec.limit is not None and spec.limit < 0):
         raise InvalidSpec(f"dataset {spec.uri}: offset and limit must not be negative")
     place = locate(spec.uri, spec.revision, spec.store.endpoint if spec.store else None)
-    opening = _Opening(spec, place, scratch, open_store or _default_store)
+    opening = _Opening(spec, place, scratch, open_store or default_store)
     try:
         dataset = await opening.run()
     except BaseException:
         opening.close()
         raise
     return dataset
-
-
-def _default_store(url: str, /, *, options: StoreOptions | None = None) -> ObjectStore:
-    from kubegym.storage.open import open_store  # loads the object-store library, which local files do not need
-
-    return open_store(url, options=options)
 
 
 class _Opening:

@@ -77,6 +77,13 @@ def locate(uri: str, revision: str | None = None, endpoint: str | None = None) -
     return Location(None, url, key)
 
 
+def default_store(url: str, /, *, options: StoreOptions | None = None) -> ObjectStore:
+    """``kubegym.storage.open_store``, whose library local files do not need."""
+    from kubegym.storage.open import open_store
+
+    return open_store(url, options=options)
+
+
 def format_of(uri: str, declared: Format | None) -> Format:
     """The format: as declared, else by the extension. Raises InvalidSpec where neither tells."""
     if declared is not None:

@@ -17,6 +17,10 @@ from kubegym.data.rowcheck import agent_name, check_row
 EntryCheck = Callable[[str, dict[str, Any]], str | None]
 """``check(entry, row)``: what is wrong with the fields the entry's environment declares, or None."""
 
+Look = Callable[[str, str, str, bytes, dict[str, Any]], str | None]
+"""``look(home, entry, place, line, row)``: what the run finds wrong with a row of a dataset, or None. ``home`` is the
+entry whose dataset it is, ``entry`` the one it goes to, ``place`` names source and line, ``line`` is its JSON."""
+
 Progress = Callable[[int], None]
 """Called with the number of rows checked so far, every ``_PAUSE`` rows and at the end."""
 
@@ -49,6 +53,8 @@ async def validate(
     claims: Mapping[str, str],
     check: EntryCheck = no_check,
     progress: Progress | None = None,
+    shown: int = InvalidRows.SHOWN,
+    look: Look | None = None,
 ) -> ValidRows:
     """Check all rows of a run.
 
@@ -57,17 +63,19 @@ async def validate(
         claims: agent name -> entry, see ``route``.
         check: the environments' own checks.
         progress: told how far it is.
+        shown: how many bad rows are named.
+        look: the run's own check.
 
     Raises:
-        InvalidRows: with source, line and reason of the first 50 bad rows, and the count.
+        InvalidRows: with source, line and reason of the first ``shown`` bad rows, and the count.
         InvalidSpec: a dataset has no rows.
     """
-    checker = _Checker(claims, check, {entry: 0 for entry, _ in datasets})
+    checker = _Checker(claims, check, {entry: 0 for entry, _ in datasets}, shown, look)
     for home, dataset in datasets:
         if not dataset.rows:
             raise InvalidSpec(f"dataset {dataset.source} of {home!r} has no rows", reason="DatasetEmpty")
         async for line, data in dataset.iterate():
-            problem = checker.problem_of(data, home)
+            problem = checker.problem_of(data, home, f"{dataset.source}:{line}")
             if problem is not None:
                 checker.report(RowProblem(dataset.source, line, problem))
             if checker.rows % _PAUSE == 0:
@@ -77,14 +85,16 @@ async def validate(
     if progress is not None:
         progress(checker.rows)
     if checker.bad:
-        raise InvalidRows(checker.problems, checker.bad)
+        raise InvalidRows(checker.problems, checker.bad, shown)
     return ValidRows(checker.rows, checker.entries, checker.indexed)
 
 
 class _Checker:
     """Checks rows one by one, and counts."""
 
-    def __init__(self, claims: Mapping[str, str], check: EntryCheck, entries: dict[str, int]) -> None:
+    def __init__(
+        self, claims: Mapping[str, str], check: EntryCheck, entries: dict[str, int], shown: int, look: Look | None
+    ) -> None:
         self.rows = 0
         self.indexed = 0
         self.bad = 0
@@ -92,9 +102,11 @@ class _Checker:
         self.entries = entries
         self._claims = claims
         self._check = check
+        self._look = look
+        self._shown = shown
         self._indices = _IndexSet()
 
-    def problem_of(self, data: bytes, home: str) -> str | None:
+    def problem_of(self, data: bytes, home: str, place: str) -> str | None:
         self.rows += 1
         try:
             row = orjson.loads(data)
@@ -113,11 +125,13 @@ class _Checker:
             if not self._indices.add(index):
                 return f"_ng_task_index: {index} stands in an earlier row already"
         self.entries[entry] = self.entries.get(entry, 0) + 1
+        if self._look is not None and (problem := self._look(home, entry, place, data, row)) is not None:
+            return problem
         return self._check(entry, row)
 
     def report(self, problem: RowProblem) -> None:
         self.bad += 1
-        if len(self.problems) < InvalidRows.SHOWN:
+        if len(self.problems) < self._shown:
             self.problems.append(problem)
 
 

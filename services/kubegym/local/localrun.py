@@ -17,6 +17,7 @@ from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
 from kubegym.data.merge import EnvironmentSummary, MergeSummary, merge
 from kubegym.local.episodes import LocalEpisodes, build_episodes, load
+from kubegym.local.fit import Needs, check_fit
 from kubegym.local.models import check_models
 from kubegym.local.runspec import Entry, RunSpec, default_output, store_options
 from kubegym.local.tasks import RunTasks, open_tasks
@@ -142,6 +143,7 @@ class LocalRun:
         self._limits = limits
         self._retry = retry
         self._prepared = False
+        self._needs = Needs()
         self._fresh = fresh
         self._classes = classes
         self._clients = clients
@@ -197,7 +199,7 @@ class LocalRun:
         try:
             stored = await newest_plan(store)
             if stored is None or stored.planned < sum(want.rows * want.rollouts for want in draft.wanted):
-                await tasks.validate(episodes, self._display.validating)
+                self._needs = await tasks.validate(episodes, self._display.validating)
             if stored is None:  # what can refuse the run does so before anything is written
                 await probe_conditional_writes(store)
                 await self._prepare(episodes)
@@ -238,10 +240,11 @@ class LocalRun:
                 return self._result(output, manifest, None, resumed)
 
     async def _prepare(self, episodes: LocalEpisodes) -> None:
-        """Ask the models whether they are there, and set the environments up; once."""
+        """Ask the models whether they are there and can do what the rows need, and set the environments up; once."""
         if not self._prepared:
             self._prepared = True
             await check_models([*(self._clients or {}).values(), *episodes.clients])
+            await check_fit(self._needs, episodes)
             await episodes.start()
 
     def _batch_run(self, access: StoreAccess, opened: Opened, episodes: LocalEpisodes, tasks: RunTasks) -> BatchRun:
@@ -259,6 +262,7 @@ class LocalRun:
                 flush_bytes=spec.flush_bytes,
                 max_failed_fraction=spec.max_failed_fraction,
                 tokens=spec.tokens,
+                max_policy_version_lag=spec.max_policy_version_lag,
             ),
             weights={entry.name: entry.weight for entry in spec.entries},
             child=self._child(),
@@ -378,11 +382,19 @@ def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft
     return Draft(
         name=spec.name,
         environments=tuple(environments),
-        settings={} if spec.tokens == "None" else {"tokens": spec.tokens},
+        settings=_settings(spec),
         wanted=tuple(wanted),
         tasks_per_shard=spec.tasks_per_shard,
         extra={"run": spec.to_json()},
     )
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    settings = {
+        "tokens": None if spec.tokens == "None" else spec.tokens,
+        "maxPolicyVersionLag": spec.max_policy_version_lag,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 # Where rows lie does not decide what they hold; how many of them, a later generation may change.
@@ -402,6 +414,7 @@ def _frozen(entry: Entry, name: str, source: str, rows: str) -> dict[str, Any]:
         "dataset": {**dataset, "sha256": rows},
         "agent_refs": list(entry.agent_refs),
         "harness": entry.harness,
+        **({"harness_config": entry.harness_config} if entry.harness_config else {}),
         "sampling": entry.sampling,
         "max_steps": entry.max_steps,
         "max_total_tokens": entry.max_total_tokens,

@@ -9,22 +9,34 @@ from typing import Any
 
 import orjson
 
-from kubegym.core.errors import InvalidSpec
+from kubegym.core.errors import InvalidRows, InvalidSpec
 from kubegym.core.ids import task_id
 from kubegym.data.dataset import Dataset, DatasetSpec, MemoryDataset, open_dataset
+from kubegym.data.images import MARK, RowImages
 from kubegym.data.route import agent_claims, route
 from kubegym.data.rowcheck import agent_name
 from kubegym.data.validate import Progress, validate
 from kubegym.local.episodes import LocalEpisodes
+from kubegym.local.fit import Needs
 from kubegym.local.runspec import Entry, RunSpec, store_options
 from kubegym.rollout import TaskRow
 
 
 class RunTasks:
-    """Implements ``rollout.TaskSource`` over the datasets of a run's entries."""
+    """Implements ``rollout.TaskSource`` over the datasets of a run's entries.
 
-    def __init__(self, datasets: Mapping[str, Dataset], claims: Mapping[str, str], names: Mapping[str, str]) -> None:
+    Images that a row names by a path are in the row that a task gets; the task's id is that of the row as it stands.
+    """
+
+    def __init__(
+        self,
+        datasets: Mapping[str, Dataset],
+        images: Mapping[str, RowImages],
+        claims: Mapping[str, str],
+        names: Mapping[str, str],
+    ) -> None:
         self.datasets = datasets
+        self._images = images
         self._claims = claims
         self._names = names
 
@@ -36,13 +48,33 @@ class RunTasks:
             entry = route(agent_name(row), environment, self._claims)
             if entry is None:
                 raise InvalidSpec(f"row {first_row + len(tasks)} of {environment} belongs to no environment")
-            tasks.append(TaskRow(entry, row, task_id(self._names[entry], row)))
+            identity = task_id(self._names[entry], row)
+            if MARK in line:
+                row = await self._images[environment].inlined(row)
+            tasks.append(TaskRow(entry, row, identity))
         return tasks
 
-    async def validate(self, episodes: LocalEpisodes, progress: Progress | None = None) -> None:
-        """Check every row. Raises InvalidRows, with each bad row's line and reason."""
+    async def validate(
+        self, episodes: LocalEpisodes, progress: Progress | None = None, shown: int = InvalidRows.SHOWN
+    ) -> Needs:
+        """Check every row, and tell what they need of a model.
+
+        Raises:
+            InvalidRows: with line and reason of the first ``shown`` bad rows.
+        """
         checks = {name: part.runtime.validate_row for name, part in episodes.parts.items()}
-        await validate(list(self.datasets.items()), self._claims, lambda entry, row: checks[entry](row), progress)
+        datasets = list(self.datasets.items())
+        needs = Needs()
+
+        def look(home: str, entry: str, place: str, line: bytes, row: dict[str, Any]) -> str | None:
+            if MARK in line:
+                if (problem := self._images[home].problem(row)) is not None:
+                    return problem
+                needs.note_image(entry, place)
+            return needs.note_context(entry, row, place)
+
+        await validate(datasets, self._claims, lambda entry, row: checks[entry](row), progress, shown, look)
+        return needs
 
     async def close(self) -> None:
         """Close the datasets."""
@@ -64,16 +96,18 @@ async def open_tasks(
         InvalidSpec: a dataset is missing or not the one that was pinned.
     """
     datasets: dict[str, Dataset] = {}
+    images: dict[str, RowImages] = {}
     for entry in spec.entries:
         if rows is not None and entry.name in rows:
             limit = entry.dataset.limit if entry.dataset else None
             datasets[entry.name] = MemoryDataset(rows[entry.name], source=entry.name, limit=limit)
+            images[entry.name] = RowImages(None)
         else:
-            datasets[entry.name] = await open_dataset(
-                _dataset_spec(entry, episodes), scratch=Path(tempfile.gettempdir())
-            )
+            dataset = _dataset_spec(entry, episodes)
+            datasets[entry.name] = await open_dataset(dataset, scratch=Path(tempfile.gettempdir()))
+            images[entry.name] = RowImages(dataset)
     claims = agent_claims((entry.name, entry.agent_refs) for entry in spec.entries)
-    return RunTasks(datasets, claims, {name: part.info.name for name, part in episodes.parts.items()})
+    return RunTasks(datasets, images, claims, {name: part.info.name for name, part in episodes.parts.items()})
 
 
 def _dataset_spec(entry: Entry, episodes: LocalEpisodes) -> DatasetSpec:

@@ -47,6 +47,7 @@ from kubegym.model.errors import (
     RequestUnsupported,
 )
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
+from kubegym.model.splice import Splicer
 
 log = logging.getLogger("kubegym.model")
 
@@ -95,6 +96,7 @@ class _Client:
         self._overload = overload
         self._rng = rng or random.Random()
         self._on_call = on_call
+        self.splicer: Splicer | None = None
         self._identity = os.urandom(12).hex()  # asking the system for each reply's id would cost 15 us
         self._replies = itertools.count()
 
@@ -169,9 +171,14 @@ class _Client:
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
         identity = f"{self._identity}{next(self._replies):08x}"
+        splicer = self.splicer if context.previous is not None and body.get("return_token_ids") else None
         try:
+            if splicer is not None and context.previous is not None:
+                body = await splicer.continued(body, context.previous, timeout)
             chat, version = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
+            if splicer is not None:
+                splicer.check(body, completion.tokens)
             if completion.tokens is None and (self._token_ids or context.token_ids):
                 self._warn_once()
             return completion, version
@@ -211,6 +218,7 @@ class ChatClient(_Client):
 
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
+        context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
         adapter: the name of an adapter that stands for the model; None: the model itself does.
 
     Raises:
@@ -242,8 +250,10 @@ class ChatClient(_Client):
         self._headers_key: str | None = None
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
+        self.context_tokens: int | None = None
         self.adapter: str | None = None
         self._limit_field = "max_tokens"
+        self.splicer = Splicer(self._ask)
 
     @property
     def asked(self) -> str:
@@ -318,6 +328,43 @@ class ChatClient(_Client):
                 raise self._transport_error(error, url, timeout) from error
             yield reply
 
+    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
+        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
+
+        Raises:
+            ModelError: see ``respond``.
+        """
+        data = orjson.dumps({"model": self.model, **body})
+        tries = Tries(self._faults, self._overload, self._rng)
+        while True:
+            try:
+                return await self._question(self.at(path), data, context.deadline.remaining())
+            except ModelError as error:
+                pause = tries.pause(error)
+                if pause is None:
+                    raise
+                if isinstance(error, ModelOverloaded):
+                    context.deadline.excuse(pause)
+                if pause >= context.deadline.remaining():
+                    raise
+            await asyncio.sleep(pause)
+
+    async def _question(self, url: Url, data: bytes, timeout: float) -> dict[str, Any]:
+        if timeout <= 0:
+            raise ModelTimeout(f"no time was left to ask {url.shown}")
+        response = await self._exchange(b"POST", url, data, timeout)
+        if response.status == 401 and self._key.reread():
+            response = await self._exchange(b"POST", url, data, timeout)
+        if not 200 <= response.status < 300:
+            refusal = status_error(response.status, self._text(response), url.shown, None)
+            asked = response.header(b"retry-after")
+            refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
+            raise refusal
+        parsed = self._parse(response)
+        if not isinstance(parsed, dict):
+            raise ModelReplyInvalid(f"{url.shown} answered with no JSON object: {excerpt(self._text(response))}")
+        return parsed
+
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         if self._limit_field != "max_tokens" and "max_tokens" in body:
             body[self._limit_field] = body.pop("max_tokens")
@@ -338,6 +385,18 @@ class ChatClient(_Client):
         asked = response.header(b"retry-after")
         refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
         raise refusal
+
+    async def _ask(self, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        """What a route beside the base URL says; None where there is no such route, empty where it refuses."""
+        response = await self._exchange(b"POST", self.at(path), orjson.dumps(body), timeout)
+        if 200 <= response.status < 300:
+            said = self._parse(response)
+            return said if isinstance(said, dict) else {}
+        if response.status in (401, 403, 404, 405, 501):
+            return None
+        if response.status < 500 and response.status not in (408, 425, 429):
+            return {}
+        raise status_error(response.status, self._text(response), self.at(path).shown)
 
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
         return await self._send(method, url, self._header_block(), body, timeout)
@@ -425,6 +484,7 @@ class EngineClient(_Client):
     def __init__(self, engine: Engine, **options: Any) -> None:
         super().__init__(engine.name, **options)
         self._engine = engine
+        self.context_tokens: int | None = getattr(engine, "context_tokens", None)
 
     @property
     def engine(self) -> Engine:

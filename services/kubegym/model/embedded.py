@@ -74,7 +74,7 @@ class EmbeddedEngine:
         if slot_tokens < 1 or threads < 1:
             raise InputError(f"slot_tokens and threads must be at least 1, not {slot_tokens} and {threads}")
         self.name = name
-        self._slot_tokens = slot_tokens
+        self._slot_tokens = self.context_tokens = slot_tokens
         self._pid = os.getpid()
         self._first = path or SHIPPED_MODEL
         self._sizes = (slots, slot_tokens, threads)

@@ -59,6 +59,7 @@ def _judge(response: Response, client: ChatClient) -> None:
         text = response.body[:4096].decode(errors="replace")
         raise status_error(response.status, client.redact(text), f"{client.base_url}/models")
     served = model_names(response.body)
+    client.context_tokens = context_window(response.body, client.model)
     client.served = frozenset(served) | {client.model}
     if served and client.model not in served:
         names = ", ".join(sorted(served)[:_SHOWN]) + (
@@ -69,14 +70,24 @@ def _judge(response: Response, client: ChatClient) -> None:
 
 def model_names(body: bytes) -> set[str]:
     """The ids of a model list, aliases included; empty when it is none."""
+    return {entry["id"] for entry in _entries(body)}
+
+
+def context_window(body: bytes, model: str) -> int | None:
+    """Tokens of the model's context window, where a model list tells them (vLLM and SGLang do)."""
+    windows = [entry.get("max_model_len") for entry in _entries(body) if entry["id"] == model]
+    return windows[0] if windows and isinstance(windows[0], int) else None
+
+
+def _entries(body: bytes) -> list[dict[str, Any]]:
     try:
         listed: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return set()
+        return []
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
-        return set()
-    return {entry["id"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)}
+        return []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
 
 
 def _explained(error: ModelError, client: ChatClient) -> ModelError:

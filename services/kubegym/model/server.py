@@ -23,6 +23,7 @@ from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError
 from kubegym.core.ids import run_of_rollout
 from kubegym.core.protocols import CallContext, ModelReply
+from kubegym.core.tokens import last_told
 from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER
 from kubegym.http.beside import served_beside
 from kubegym.http.names import Resolver
@@ -307,7 +308,11 @@ class ModelServer(App):
         return min(seconds, self._request_timeout)
 
     async def _respond(self, request: Request, key: str | None, params: dict[str, Any]) -> ModelReply:
-        context = CallContext(key or "", Deadline(self._timeout(request)))
+        previous = last_told(params.get("input"))
+        context = CallContext(key or "", Deadline(self._timeout(request)), previous=previous)
+        return await self._ask(request, key, params, context)
+
+    async def _ask(self, request: Request, key: str | None, params: dict[str, Any], context: CallContext) -> ModelReply:
         reply = await self._upstreams.ask(key, lambda client: client.respond(params, context))
         if usage := reply.response["usage"]:
             self._used(request)(usage["input_tokens"], usage["output_tokens"])

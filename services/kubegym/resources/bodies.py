@@ -11,11 +11,11 @@ import orjson
 
 from kubegym.core.errors import RolloutError
 from kubegym.core.ids import task_id
-from kubegym.core.messages import Item, Message, Turn, input_items, is_assistant_message, item_text
+from kubegym.core.messages import Item, Message, ToolOutput, Turn, input_items, is_assistant_message, item_text
 from kubegym.core.outcomes import STOP_REASONS, Failure, StopReason
 from kubegym.core.protocols import Assignment
 from kubegym.core.trajectory import Rollout, Verdict
-from kubegym.core.wire import FAILURE_HEADER, mark_unscored
+from kubegym.core.wire import FAILURE_HEADER, PARTS_HEADER, mark_unscored
 from kubegym.http.rows import RESULTS, read_identity
 from kubegym.http.server import TEXT, Problem, Reply
 
@@ -213,8 +213,10 @@ def failure_of(error: RolloutError, attempt: int) -> Failure:
     return Failure(error.stage, error.reason, _writable(error.message), error.retryable, attempt)
 
 
-def tool_reply(text: str, status: int) -> Reply:
-    """A tool's output: the body's text goes to the model as it is, whatever the status."""
+def tool_reply(text: ToolOutput, status: int) -> Reply:
+    """A tool's output: the body's text goes to the model as it is, whatever the status; parts are marked as such."""
+    if isinstance(text, list):
+        return Reply.json(text, status, [(PARTS_HEADER, b"1")])
     return Reply(text.encode(), status, TEXT) if status in (200, 400) else Reply(text.encode(), status)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, MutableMapping, Sequence
+from collections.abc import Awaitable, Mapping, MutableMapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar
 
 from kubegym.core.ids import derive_seed
-from kubegym.core.messages import Done, Message, Turn
+from kubegym.core.messages import Done, Item, Message, Turn
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.resources.models import Model, Row
 
@@ -45,17 +45,22 @@ class Environment:
         verifier_version: of the verifier; ``version`` when empty. Change it when verdicts change.
         stateless_verify: whether ``verify`` needs nothing but the task and the rollout, so that stored rollouts can be
             verified again on a fresh instance.
+        images: whether tools or ``respond`` show images, so that a model that sees none is refused before the run.
+            Images in rows say that by themselves.
         answer_key: the verdict's field with the extracted answer, for majority@k and no_answer; empty for none.
         config: the manifest's ``config``, as ``Config``; the same for all rollouts.
         task: the row, as ``Task``.
         row: the row as it was parsed. Shared by all rollouts of the task: read it, never change it.
         shared: what ``setup`` returned.
         models: other models by role, see ``ModelRoles``.
+        offered_tools: tool definitions (Responses shape) of this rollout; ``seed`` sets them where tools differ from
+            task to task and a catch-all answers them. A row's own ``tools`` win.
     """
 
     version: ClassVar[str] = "0.1.0"
     verifier_version: ClassVar[str] = ""
     stateless_verify: ClassVar[bool] = False
+    images: ClassVar[bool] = False
     answer_key: ClassVar[str] = ""
 
     Config: ClassVar[type[Model]] = Model
@@ -68,6 +73,7 @@ class Environment:
     row: dict[str, Any]
     shared: Any
     models: ModelRoles
+    offered_tools: list[dict[str, Any]] | None = None
     _identity: tuple[str, int, str]
 
     @classmethod
@@ -110,6 +116,24 @@ class Environment:
         A reply is a text, a ``Message``, a function call ``{"name": ..., "arguments": {...}}``, or a list of those.
         """
         raise NotImplementedError(f"{cls.__name__} has no oracle")
+
+    @classmethod
+    def cheats(cls, task: Any) -> MaybeAwaitable[Mapping[str, str | list[Any]]]:
+        """Replies that try to earn the reward without doing the task, by the trick's name, for ``--adversarial``.
+
+        Agents that say nothing, always the same, what is right elsewhere, anything, or the question again are tried on
+        every environment; here stand those that only its author knows. Replies are as of ``oracle``.
+        """
+        return {}
+
+    @classmethod
+    def stand_in(cls, role: str, task: Any, messages: Sequence[Item]) -> str:
+        """What a model of a role (a judge, a user) says to ``messages`` in tests and adversarial runs.
+
+        A stand-in does the role's job well by the task's own fields: a judge that knows the right answer, a user who
+        wants what the task says. It is asked anew each time; what was said before stands in ``messages``.
+        """
+        raise NotImplementedError(f"{cls.__name__} has no stand-in for the role {role}")
 
     @classmethod
     def compute_metrics(cls, tasks: Sequence[Sequence[dict[str, Any]]]) -> MaybeAwaitable[dict[str, Any]]:

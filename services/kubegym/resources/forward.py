@@ -9,7 +9,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from kubegym.core.errors import AgentError
-from kubegym.core.wire import DEADLINE_HEADER, FAILURE_HEADER, TASK_HEADER, WIRE_HEADER
+from kubegym.core.wire import DEADLINE_HEADER, FAILURE_HEADER, PARTS_HEADER, TASK_HEADER, WIRE_HEADER
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Url
 from kubegym.http.server import Reply, Request
 from kubegym.resources.sessions import session_lost
@@ -23,7 +23,7 @@ _REQUEST_HEADERS = (
     *(b"cookie", b"content-type", b"accept", WIRE_HEADER, DEADLINE_HEADER, TASK_HEADER),
     *(b"x-nemo-gym-session-token", b"mcp-protocol-version"),
 )
-_REPLY_HEADERS = frozenset({b"set-cookie", b"retry-after", FAILURE_HEADER})
+_REPLY_HEADERS = frozenset({b"set-cookie", b"retry-after", FAILURE_HEADER, PARTS_HEADER})
 _REPEATABLE = frozenset({"/verify", "/step", "/close"})
 _MOST_OWNERS = 1024
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from kubegym.core.errors import RolloutError
-from kubegym.core.messages import Item, Message, tool_calls, tool_output
+from kubegym.core.messages import Item, Message, ToolOutput, tool_calls, tool_output
 from kubegym.core.trajectory import Rollout
 from kubegym.http.server import Problem
 from kubegym.resources.bodies import (
@@ -95,7 +95,7 @@ async def _call_tools(session: ServedSession, items: list[Item]) -> list[Item]:
         try:
             arguments = read_arguments(str(call.arguments).encode(errors="replace"))
         except Problem as problem:
-            text = output_text({"error": f"Invalid tool call arguments: {problem.detail[0]['msg']}"})
+            text: ToolOutput = output_text({"error": f"Invalid tool call arguments: {problem.detail[0]['msg']}"})
         else:
             text = await session.local.call_tool(call.name, arguments)
         outputs.append(tool_output(call.call_id, text))

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import RolloutError
+from kubegym.core.messages import ToolOutput, parts_text
 from kubegym.http.server import Reply
 
 TOKEN_HEADER = b"x-nemo-gym-session-token"
@@ -39,7 +40,7 @@ class OfferedTools:
     """
 
     definitions: list[dict[str, Any]]
-    call: Callable[[str, dict[str, Any]], Awaitable[tuple[str, int]]] | None
+    call: Callable[[str, dict[str, Any]], Awaitable[tuple[ToolOutput, int]]] | None
     allows: Callable[[str], bool]
 
 
@@ -148,15 +149,27 @@ async def _called(identity: Any, params: dict[str, Any], offered: OfferedTools) 
     if status != 200:
         return _result(identity, _content(f"HTTP {status} from POST /{tool}: {text}", is_error=True))
     content = _content(text)
-    if text.startswith("{"):
+    if isinstance(text, str) and text.startswith("{"):
         with suppress(orjson.JSONDecodeError):  # text that only looks like an object
             content["structuredContent"] = orjson.loads(text)
     return _result(identity, content)
 
 
-def _content(text: str, *, is_error: bool = False) -> dict[str, Any]:
+def _content(text: ToolOutput, *, is_error: bool = False) -> dict[str, Any]:
+    if isinstance(text, list):
+        return {"content": [_block(part) for part in text], "isError": is_error}
     text = text if text.isascii() else text.encode(errors="replace").decode()
     return {"content": [{"type": "text", "text": text}], "isError": is_error}
+
+
+def _block(part: dict[str, Any]) -> dict[str, Any]:
+    """A content part in MCP's words; an image on a web server as its address."""
+    if part.get("type") != "input_image":
+        return {"type": "text", "text": parts_text([part])}
+    head, _, data = str(part["image_url"]).partition(";base64,")
+    if not head.startswith("data:"):
+        return {"type": "text", "text": part["image_url"]}
+    return {"type": "image", "data": data, "mimeType": head.removeprefix("data:")}
 
 
 def _result(identity: Any, result: dict[str, Any]) -> dict[str, Any]:

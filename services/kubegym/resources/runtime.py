@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from kubegym.core.errors import AgentError, InvalidSpec
+from kubegym.core.messages import input_items
 from kubegym.core.protocols import Assignment, ModelClient
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.resources.environment import Environment, MaybeAwaitable
@@ -95,13 +98,18 @@ class EnvironmentRuntime:
             problem = f"setup took more than {seconds:g} s" if scope.expired() else crash_text("setup", error)
             raise InvalidSpec(f"environment {self.name}: {problem}") from error
         self._started = True
+        loop = asyncio.get_running_loop()
+        _running[loop] = _running.get(loop, 0) + 1
 
     async def close(self) -> None:
-        """Run ``teardown`` if ``setup`` was run."""
+        """Run ``teardown`` if ``setup`` was run; the last environment of a loop ends the sandbox that they share."""
         try:
             if self._started:
                 self._started = False
-                await _resolved(self.cls.teardown(self._shared))
+                try:
+                    await _resolved(self.cls.teardown(self._shared))
+                finally:
+                    await _leave_sandbox()
         finally:
             if self._own_watchdog:
                 self.watchdog.close()
@@ -171,6 +179,20 @@ class EnvironmentRuntime:
         """Whether the class knows perfect replies."""
         return _overrides(self.cls, "oracle")
 
+    async def cheats(self, row: dict[str, Any]) -> Mapping[str, Any]:
+        """The class's own tricks on a row, by name."""
+        return await _resolved(self.cls.cheats(self._task_validator.validate_python(row)))
+
+    @property
+    def has_stand_ins(self) -> bool:
+        """Whether the class plays the models of its roles itself in tests."""
+        return _overrides(self.cls, "stand_in")
+
+    def stand_in(self, role: str, row: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+        """A model of a role, for tests: from create-params to its text, by the class's ``stand_in``."""
+        task = self._task_validator.validate_python(row)
+        return lambda request: self.cls.stand_in(role, task, input_items(request["input"]))
+
     @property
     def has_metrics(self) -> bool:
         """Whether the class computes metrics of its own, for which rows must be kept until the end."""
@@ -188,6 +210,17 @@ class EnvironmentRuntime:
     async def key_metrics(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """The headline numbers out of all metrics."""
         return await _resolved(self.cls.get_key_metrics(metrics))
+
+
+_running: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
+"""How many started environments a loop has."""
+
+
+async def _leave_sandbox() -> None:
+    loop = asyncio.get_running_loop()
+    _running[loop] -= 1
+    if not _running[loop] and (shared := sys.modules.get("kubegym.sandbox.shared")) is not None:
+        await shared.close_process_sandbox()
 
 
 async def _resolved(value: MaybeAwaitable[T]) -> T:

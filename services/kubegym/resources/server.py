@@ -31,7 +31,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
-from kubegym.core.messages import Item
+from kubegym.core.messages import Item, ToolOutput
 from kubegym.core.protocols import Assignment, ModelClient
 from kubegym.core.wire import DEADLINE_HEADER, TASK_HEADER, WIRE_HEADER
 from kubegym.http.server import App, Handler, Problem, Reply, Request, crashed
@@ -140,8 +140,8 @@ class ResourcesServer:
         self._metrics = ResourcesServerMetrics(lambda: len(self._table), lambda: self._forwarder.forwarded, process)
         self._stateless = runtime.cls.stateless_verify
         parallel = [tool.name for tool in runtime.tools.by_name.values() if tool.parallel]
-        told = {"multi_turn": runtime.multi_turn, "tools": runtime.tools.definitions, "parallel": parallel}
-        self._told = orjson.dumps(told)[1:]
+        self._says = {"multi_turn": runtime.multi_turn, "tools": runtime.tools.definitions, "parallel": parallel}
+        self._told = orjson.dumps(self._says)[1:]
         self._closing: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.Task[None] | None = None
         self._app = self._new_app()
@@ -306,11 +306,16 @@ class ResourcesServer:
 
     async def _seed(self, request: Request, headers: Headers) -> Reply:
         session, seeded = await self._begin(request.object(), request, headers)
-        told = b'"kubegym":{"input":%b,%b' % (orjson.dumps(seeded), self._told)
+        told = b'"kubegym":{"input":%b,%b' % (orjson.dumps(seeded), self._telling(session.local))
         if self._mcp_name is None:
             return Reply(b"{%b}" % told)
         token = self._tokens.issue(session.id, b"m", mcp.row_tool_names(session.assignment.row))
         return Reply(b'{"mcp":%b,%b}' % (orjson.dumps(mcp.seed_part(self._mcp_name, token)), told))
+
+    def _telling(self, local: LocalSession) -> bytes:
+        """What our agents learn of the session, without the opening brace."""
+        offered = local.environment.offered_tools
+        return self._told if offered is None else orjson.dumps({**self._says, "tools": offered})[1:]
 
     async def _tool(self, request: Request, headers: Headers) -> Reply:
         name = request.path[1:]
@@ -439,12 +444,12 @@ class ResourcesServer:
     def _offered(self, session: ServedSession, token: Token) -> mcp.OfferedTools:
         tools = self._runtime.tools
 
-        async def call(name: str, arguments: dict[str, Any]) -> tuple[str, int]:
+        async def call(name: str, arguments: dict[str, Any]) -> tuple[ToolOutput, int]:
             known = tools.find(name)
             async with self._table.using(session, alone=known is None or not known.parallel):
                 return await session.local.answer_tool(name, arguments)
 
-        definitions = tools.definitions if token.tools is None else mcp.row_tools(session.assignment.row)
+        definitions = session.local.tools() if token.tools is None else mcp.row_tools(session.assignment.row)
         return mcp.OfferedTools(
             definitions,
             call,

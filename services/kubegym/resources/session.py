@@ -33,12 +33,12 @@ from pydantic import ValidationError
 from kubegym.core import trajectory
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import AgentError, JudgeError, ModelError, RolloutError, ToolError, ToolFailed, VerifierError
-from kubegym.core.messages import Done, Item, Message, Turn
+from kubegym.core.messages import Done, Item, Message, ToolOutput, Turn
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.resources.environment import Environment
 from kubegym.resources.hooks import WaitedTooLong, crash_text, is_unavailability
 from kubegym.resources.limits import CpuTimeExceeded, ProcessDied, WallTimeExceeded
-from kubegym.resources.tools import NOT_FOUND, cut, output_text, valid_unicode, validation_detail
+from kubegym.resources.tools import NOT_FOUND, cut, output_text, tool_result, valid_unicode, validation_detail
 
 if TYPE_CHECKING:
     from kubegym.resources.runtime import EnvironmentRuntime
@@ -86,19 +86,20 @@ class LocalSession:
             return [_to_item("seed", message) for message in messages]
 
     def tools(self) -> list[dict[str, Any]]:
-        """The class's tool definitions; one list for all sessions, not to be changed."""
-        return self._runtime.tools.definitions
+        """Tool definitions: this rollout's, else the class's, one list for all sessions, not to be changed."""
+        offered = self._environment.offered_tools
+        return self._runtime.tools.definitions if offered is None else offered
 
     def parallel(self, name: str) -> bool:
         """Whether calls of this tool may run beside others of the same turn."""
         tool = self._runtime.tools.find(name)
         return tool is not None and tool.parallel
 
-    async def call_tool(self, name: str, arguments: dict[str, Any]) -> str:
-        """Run a tool and give its output text. Raises ToolFailed, or ModelError from a model the tool asked."""
+    async def call_tool(self, name: str, arguments: dict[str, Any]) -> ToolOutput:
+        """Run a tool and give its output. Raises ToolFailed, or ModelError from a model the tool asked."""
         return (await self.answer_tool(name, arguments))[0]
 
-    async def answer_tool(self, name: str, arguments: dict[str, Any]) -> tuple[str, int]:
+    async def answer_tool(self, name: str, arguments: dict[str, Any]) -> tuple[ToolOutput, int]:
         """As ``call_tool``, with the status that says what kind of output it is (contract 1.5).
 
         200: the tool's own; 400: its ToolError; 404: there is no such tool; 422: it does not take these arguments.
@@ -117,7 +118,7 @@ class LocalSession:
                 except ValidationError as error:
                     return cut(validation_detail(error), limit), 422
                 result = await self._run(tool.label, self._limits.tool_seconds, method, **keywords)
-            return cut(output_text(result), limit), 200
+            return tool_result(result, limit), 200
         except ToolError as refusal:
             return cut(output_text(str(refusal)), limit), 400
         except RolloutError:

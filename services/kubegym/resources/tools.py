@@ -14,6 +14,8 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from kubegym.core.messages import Image, ToolOutput
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 RESERVED_NAMES = frozenset({"verify", "seed_session", "aggregate_metrics", "mcp", "run"})
@@ -22,6 +24,7 @@ RESERVED_NAMES = frozenset({"verify", "seed_session", "aggregate_metrics", "mcp"
 NOT_FOUND = '{"detail":"Not Found"}'
 """What an unknown tool answers (contract 1.7)."""
 
+_KEPT = "__kubegym_tools__"
 _NAME = re.compile(r"^[A-Za-z0-9_-]{1,64}$")
 _SECTION = re.compile(r"^(Args|Arguments|Parameters|Returns|Return|Raises|Yields|Examples?|Notes?|Attributes):\s*$")
 _ARGUMENT = re.compile(r"^\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)$")
@@ -79,8 +82,8 @@ def tool(
 
     The definition follows from the method: the name, the parameters' types (pydantic's rules; ``Annotated[...,
     Field(...)]`` for bounds), the docstring as the description, its ``Args:`` as the parameters' descriptions. The
-    result goes to the model: text as it is, anything else as JSON. ``ToolError`` answers with its message; any other
-    exception fails the attempt.
+    result goes to the model: text as it is, an ``Image`` or a list with images as such, anything else as JSON.
+    ``ToolError`` answers with its message; any other exception fails the attempt.
 
     Args:
         function: the method, when used without parentheses.
@@ -145,9 +148,19 @@ class ToolSet:
 def tools_of(cls: type) -> ToolSet:
     """The tools of a class, inherited ones included, in the order of definition; base classes first.
 
+    They are kept in the class: a test that plays many rollouts describes them once.
+
     Raises:
         TypeError: a method that cannot be a tool, two tools of one name, or two catch-alls.
     """
+    known: ToolSet | None = cls.__dict__.get(_KEPT)
+    if known is None:
+        known = _find_tools(cls)
+        setattr(cls, _KEPT, known)
+    return known
+
+
+def _find_tools(cls: type) -> ToolSet:
     methods: dict[str, tuple[ToolOptions, Any]] = {}
     for base in reversed(cls.__mro__):
         for attribute, value in vars(base).items():
@@ -169,6 +182,22 @@ def tools_of(cls: type) -> ToolSet:
         by_name[options.name] = _describe(cls, attribute, options, function)
     definitions = [known.definition for known in by_name.values() if known.definition is not None]
     return ToolSet(by_name, catch_all, definitions)
+
+
+def tool_result(value: Any, limit: int) -> ToolOutput:
+    """A tool's result as the model gets it: text, or content parts where there are images; texts cut to ``limit``.
+
+    Raises:
+        TypeError: something is neither text, JSON nor an image.
+    """
+    if isinstance(value, Image):
+        return [value.to_part()]
+    if isinstance(value, list | tuple) and any(isinstance(part, Image) for part in value):
+        return [
+            part.to_part() if isinstance(part, Image) else {"type": "input_text", "text": cut(output_text(part), limit)}
+            for part in value
+        ]
+    return cut(output_text(value), limit)
 
 
 def output_text(value: Any) -> str:

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kubegym.sandbox.errors import SandboxLost
     from kubegym.sandbox.local import LocalSandbox, SandboxSettings
     from kubegym.sandbox.protocol import Execution, Limits, Sandbox, SandboxSession
     from kubegym.sandbox.remote import PodSandbox
@@ -22,6 +23,7 @@ _HOMES = {
     "LocalSandbox": "local",
     "PodSandbox": "remote",
     "Sandbox": "protocol",
+    "SandboxLost": "errors",
     "SandboxSession": "protocol",
     "SandboxSettings": "local",
     "process_sandbox": "shared",
@@ -33,6 +35,7 @@ __all__ = [
     "LocalSandbox",
     "PodSandbox",
     "Sandbox",
+    "SandboxLost",
     "SandboxSession",
     "SandboxSettings",
     "process_sandbox",

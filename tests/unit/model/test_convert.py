@@ -217,3 +217,26 @@ class TestReply:
         (item,) = completion.response["output"]
         assert is_assistant_message(item)
         assert item_text(item) == ""
+
+
+def test_images_of_tool_outputs_follow_the_last_of_them_as_a_user_s() -> None:
+    def shown(call: str, *parts: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "function_call_output", "call_id": call, "output": list(parts)}
+
+    text, first = {"type": "input_text", "text": "here"}, {"type": "input_image", "image_url": "data:image/png,1"}
+    second = {"type": "input_image", "image_url": "data:image/png,2", "detail": "low"}
+    calls = [{"type": "function_call", "name": "look", "arguments": "{}", "call_id": name} for name in "ab"]
+    messages = chat_messages([*calls, shown("a", text, first), shown("b", second), {"role": "user", "content": "?"}])
+    assert messages[1:] == [
+        {"role": "tool", "tool_call_id": "a", "content": "here"},
+        {"role": "tool", "tool_call_id": "b", "content": "(The image follows.)"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png,1"}},
+                {"type": "image_url", "image_url": {"url": "data:image/png,2", "detail": "low"}},
+            ],
+        },
+        {"role": "user", "content": "?"},
+    ]
+    assert chat_messages([calls[0], shown("a", first)])[-1]["role"] == "user"

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from contract.environment import worlds
-from kubegym import Environment, Rollout, Verdict
+from kubegym import Environment, Image, Rollout, Verdict, tool
 from kubegym.resources.server import ResourcesServer
 from testbed.resources_server import Caller, call, server_of, started
 
@@ -153,3 +153,27 @@ async def test_verifiers_do_not_see_a_harness_s_prefix() -> None:
         reply = await Caller(server.app()).json("verify", body)
     assert reply["called"] == ["look", "mcp__Other__look", "look"]
     assert reply["response"] == body["response"]
+
+
+async def test_images_are_blocks() -> None:
+    class Album(Environment):
+        """Shows pictures."""
+
+        @tool
+        def show(self) -> list[str | Image]:
+            """Show them."""
+            return ["two", Image.of(b"png"), Image("https://example.com/a.png")]
+
+        def verify(self, rollout: Rollout) -> Verdict:
+            """Nothing."""
+            return Verdict(0.0)
+
+    server = mcp_server(Album)
+    async with started(server):
+        harness, _, _ = await joined(server, ROW)
+        result = (await harness.ask("tools/call", {"name": "show", "arguments": {}}))["result"]
+        assert result["content"] == [
+            {"type": "text", "text": "two"},
+            {"type": "image", "data": "cG5n", "mimeType": "image/png"},
+            {"type": "text", "text": "https://example.com/a.png"},
+        ]

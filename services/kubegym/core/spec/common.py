@@ -14,8 +14,8 @@ API_VERSION: Final = "kubegym.dev/v1alpha1"
 VERSION_LABEL: Final = "app.kubernetes.io/version"
 
 TRAIT_PREFIX: Final = "kubegym.dev/"
-TRAITS: Final = ("rollout-structure", "capabilities", "domain", "task-type", "verification", "license")
-"""Annotations (behind ``kubegym.dev/``) that describe an environment, comma-separated."""
+TRAITS: Final = ("rollout-structure", "capabilities", "domain", "task-type", "verification", "license", "chance")
+"""Annotations (behind ``kubegym.dev/``) that describe an environment, comma-separated (``core.spec.traits``)."""
 
 
 class SpecModel(BaseModel):

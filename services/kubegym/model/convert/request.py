@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import orjson
 
-from kubegym.core.messages import Item, parts_text
+from kubegym.core.messages import Item, image_parts, parts_text
 from kubegym.model.convert.tags import CLOSE_TAG, OPEN_TAG
 from kubegym.model.errors import RequestUnsupported
 
@@ -101,19 +101,26 @@ def chat_messages(
 
 
 class _ChatWriter:
-    """Collects messages; ``_draft`` is the assistant message that further items of the same call may join."""
+    """Collects messages.
 
-    __slots__ = ("_draft", "_leading", "_reasoning", "messages")
+    ``_draft`` is the assistant message that further items of the same call may join. ``_images`` are those of tool
+    outputs: chat's tool messages hold text, so a user message with the images follows the last of them.
+    """
+
+    __slots__ = ("_draft", "_images", "_leading", "_reasoning", "messages")
 
     def __init__(self, instructions: str | None, reasoning: ReasoningStyle) -> None:
         self.messages: list[dict[str, Any]] = []
         self._leading: list[str] | None = [instructions] if instructions else []
         self._reasoning = reasoning
         self._draft: _Draft | None = None
+        self._images: list[dict[str, Any]] = []
 
     def add(self, item: Item) -> None:
         """One input item."""
         kind = item.get("type") or "message"
+        if self._images and kind != "function_call_output":
+            self._show_images()
         if kind == "message":
             self._message(item["role"], item["content"])
         elif kind == "function_call":
@@ -127,6 +134,9 @@ class _ChatWriter:
         elif kind == "function_call_output":
             output = item["output"]
             text = output if isinstance(output, str) else parts_text(output)
+            if images := image_parts(item):
+                self._images += images
+                text = text or "(The image follows.)"
             self._append({"role": "tool", "tool_call_id": item["call_id"], "content": text})
         elif kind == "reasoning":
             draft = self._assistant()
@@ -170,6 +180,10 @@ class _ChatWriter:
             self._flush()
         self.messages.append(message)
 
+    def _show_images(self) -> None:
+        images, self._images = self._images, []
+        self._append({"role": "user", "content": [_chat_part(image) for image in images]})
+
     def _end_leading(self) -> None:
         if self._leading:
             self.messages.append({"role": "system", "content": "\n\n".join(self._leading)})
@@ -194,6 +208,8 @@ class _ChatWriter:
 
     def finish(self) -> list[dict[str, Any]]:
         """The messages."""
+        if self._images:
+            self._show_images()
         if self._leading is not None:
             self._end_leading()
         self._flush()

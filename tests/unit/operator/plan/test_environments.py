@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from kubegym_operator.kube.protocol import Object
+from kubegym_operator.reconcile.keys import Key
 from kubegym_operator.reconcile.watched import GYM_ENVIRONMENT, MODEL_SERVER, ROLLOUT_JOB
 from testbed.operator_manifests import DONE, environment, rollout_job
 from testbed.operator_world import (
@@ -59,10 +60,23 @@ async def test_few_writes_until_an_environment_serves() -> None:
     world = World()
     await world.apply(environment())
     await world.live()
-    statuses = [write for write in world.wrote if write.verb == "apply_status" and write.key.kind == GYM_ENVIRONMENT]
-    assert len(statuses) <= 6
+    statuses = [write.key.kind for write in world.wrote if write.verb == "apply_status"]
+    assert len(statuses) <= 5, "those of its ModelServer among them"
     children = [write for write in world.wrote if write.verb in ("apply", "create") and write.key.kind != EVENT]
     assert len(children) == len({write.key for write in children}), "each child is written once"
+
+
+async def test_nothing_waits_for_a_model_server_of_its_own_to_be_there() -> None:
+    world = World()
+    await world.apply(environment())
+    math = Key("GymEnvironment", NAMESPACE, "math")
+    await world.reconcile(math)
+    made = {write.key.name for write in world.wrote if write.key.kind in (DEPLOYMENT, MODEL_SERVER)}
+    assert made == {"math-agent", "math-resources", "math-policy"}
+    assert await world.condition(GYM_ENVIRONMENT, "math", "ModelReady") == ("False", "ModelNotReady")
+    world.wrote.clear()
+    await world.reconcile(math)
+    assert world.wrote == [], "and nothing is new when it is"
 
 
 async def test_idle_is_ready_and_a_job_wakes_it() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from operator import itemgetter
 
+from kubegym.verify.text import boxed, peeled
+
 Options = dict[str, str]
 """Upper-case letter -> text of the option."""
 
@@ -16,8 +18,6 @@ MODES = ("strict_single_letter_boxed", "lenient_boxed", "lenient_answer_colon", 
 _LOCAL_LETTERS = str.maketrans(
     {local: f" {latin}" for alphabet in ("أبجد", "অবডঢ") for local, latin in zip(alphabet, "ABCD", strict=True)}
 )
-_BOX = "\\boxed{"
-_TEXT = "\\text{"
 _ONE_CAPITAL = re.compile(r"[^A-Za-z]*([A-Z])[^A-Za-z]*")
 _LABEL = re.compile(r"([A-Z])\s*[:).\-]")
 _ANSWER_COLON = re.compile(r"answer\s*:\s*(.+)", re.IGNORECASE)
@@ -123,26 +123,6 @@ def by_marked_answer(text: str, options: Options, prefix: str = "") -> str | Non
         if letter is not None:
             return letter
     return None
-
-
-def boxed(text: str) -> str | None:
-    r"""What stands in the last ``\boxed{}``, its braces balanced; None without one, or where it is never closed."""
-    start = text.rfind(_BOX)
-    if start < 0:
-        return None
-    depth = 1
-    for position in range(start + len(_BOX), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[position], 0)
-        if depth == 0:
-            return text[start + len(_BOX) : position].strip()
-    return None
-
-
-def peeled(text: str) -> str:
-    r"""The text without ``\text{...}`` around it, however many."""
-    while text.startswith(_TEXT) and text.endswith("}"):
-        text = text[len(_TEXT) : -1].strip()
-    return text
 
 
 def _named_option(payload: str, options: Options) -> str | None:

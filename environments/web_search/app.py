@@ -1,0 +1,120 @@
+"""Questions whose answers have to be looked up: search and browse, over an offline corpus or a search API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from kubegym import Environment, Model, Rollout, Row, ToolError, Verdict, read_file, tool
+from kubegym.verify.text import boxed, normalised, peeled
+
+from .corpus import Corpus
+from .web import SearchApi, Web
+
+_FIRST_BOX = re.compile(r"\\boxed\{(.*?)\}")
+
+
+class WebSearch(Environment):
+    """A question with a short answer, which stands in pages that the policy has to find."""
+
+    version = "0.1.0"
+    stateless_verify = True
+    answer_key = "parsed_option"
+
+    class Config(Model):
+        """Settings: ``api`` searches the web, otherwise ``corpus`` (JSON lines: url, title, text) is searched."""
+
+        corpus: str = "data/corpus.jsonl"
+        api: SearchApi | None = None
+        results: int = 10
+        page_words: int = 10_000
+        parity: Literal["nemo-gym"] | None = None
+
+    class Task(Row):
+        """A row; ``evidence`` has the pages that lead to the answer, for the oracle."""
+
+        expected_answer: str
+        evidence: tuple[str, ...] = ()
+
+        def model_post_init(self, _context: Any) -> None:
+            """Refuse a row that no answer could be right for. Raises ValueError."""
+            if not normalised(self.expected_answer):
+                raise ValueError("expected_answer is empty: no answer could be right")
+
+    @classmethod
+    async def setup(cls, config: Config) -> Corpus | Web:
+        """Index the corpus, or get ready to ask the API."""
+        if config.api is not None:
+            return Web(config.api)
+        return Corpus((await read_file(config.corpus, __file__)).splitlines())
+
+    @classmethod
+    def teardown(cls, shared: Corpus | Web) -> None:
+        """Free them."""
+        shared.close()
+
+    @tool(parallel=True)
+    async def search(self, query: str) -> dict[str, Any]:
+        """Search for pages.
+
+        Args:
+            query: words to look for.
+        """
+        if not query.strip():
+            raise ToolError("the query is empty")
+        return {"search_results": await self.shared.search(query, self.config.results)}
+
+    @tool(parallel=True)
+    async def browse(self, url: str) -> dict[str, str]:
+        """Read a page.
+
+        Args:
+            url: the page's address, such as one that search found.
+        """
+        words = (await self.shared.page(url)).split(" ")
+        shown = words[: self.config.page_words]
+        cut = f" [cut: {len(words)} words, only the first {len(shown)} are shown]" if len(words) > len(shown) else ""
+        return {"page_content": " ".join(shown) + cut}
+
+    def verify(self, rollout: Rollout) -> Verdict:
+        r"""1 if the last message has the expected answer in ``\boxed{}``, and no other one, else 0."""
+        if self.config.parity:
+            found = _FIRST_BOX.search(_last_item_text(rollout))
+            right = (answer := found and found[1]) == self.task.expected_answer
+        else:
+            answers = list(_boxes(rollout.final_text))
+            answer = answers[0] if answers else None
+            right = {normalised(one) for one in answers} == {normalised(self.task.expected_answer)}
+        fields = {"parsed_option": answer}
+        return Verdict(float(right), fields=fields, metrics={"num_tool_calls": len(rollout.tool_calls)})
+
+    @classmethod
+    def oracle(cls, task: Task) -> list[Any]:
+        """Search for each page that leads to the answer, read it, and answer."""
+        steps: list[Any] = []
+        for url in task.evidence:
+            name = url.rsplit("/", 1)[-1].replace("-", " ")
+            steps += [{"name": "search", "arguments": {"query": name}}, {"name": "browse", "arguments": {"url": url}}]
+        return [*steps, f"The pages say so: \\boxed{{{task.expected_answer}}}."]
+
+    @classmethod
+    def cheats(cls, task: Task) -> dict[str, str]:
+        """The right answer among others."""
+        return {
+            "two answers": f"\\boxed{{Nowhere}} or \\boxed{{{task.expected_answer}}}",
+            "the right one first": f"\\boxed{{{task.expected_answer}}} or \\boxed{{Nowhere}}",
+            "several in one box": f"\\boxed{{Nowhere, {task.expected_answer}}}",
+        }
+
+
+def _last_item_text(rollout: Rollout) -> str:
+    """The text of the last output item where that is a message."""
+    return rollout.final_text if rollout.output and rollout.output[-1].get("role") == "assistant" else ""
+
+
+def _boxes(text: str) -> Iterator[str]:
+    """What stands in each box, the last one first."""
+    while (answer := boxed(text)) is not None:
+        yield peeled(answer)
+        text = text[: text.rfind("\\boxed{")]
