@@ -35,6 +35,7 @@ BENCHMARKS = {
     "autoscaling": (("autoscaling",), ("autoscaling",)),
     "hop": (("hop", "20000"), ("hop", "3000")),
     "routing": (("routing", "30"), ("routing", "5")),
+    "weights": (("weights", "4", "32"), ("weights", "2", "16")),
     "lives": (("lives", "20", "800"), ("lives", "3", "20")),
     "sandbox": (("sandbox", "300", "100000"), ("sandbox", "100", "2000")),
     "symbolic": (("symbolic", "4096", "1024"), ("symbolic", "1024", "1024")),

@@ -33,6 +33,7 @@ QUESTION = "Pick one of the options and box it. " * 5
 CHAT = {"model": "stub", "messages": [{"role": "user", "content": QUESTION}], "temperature": 1.0, "max_tokens": 64}
 PARAMS = {"model": "stub", "input": [{"role": "user", "content": QUESTION}], "temperature": 1.0}
 OURS = "model server"
+URLS = "a rollout's base URL"
 OPEN = 10_000
 CHUNKS = 200
 
@@ -53,8 +54,8 @@ def program(*command: str) -> Iterator[tuple[str, int]]:
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-                yield found[0], process.pid
+            if found := re.search(r"http://127\.0\.0\.1:\d+[\w/.-]*", line):
+                yield found[0].removesuffix("/v1"), process.pid
                 return
         raise RuntimeError(f"{command} did not say where it listens")
     finally:
@@ -77,6 +78,27 @@ def ours(upstream: str, *options: str) -> tuple[str, ...]:
     """The command of our model server."""
     command = ("serve", "model", "--upstream", upstream, "--listen", "127.0.0.1:0", "--model", "stub", *options)
     return (sys.executable, "-m", "kubegym.cli.main", *command)
+
+
+def capturing(upstream: str) -> tuple[str, ...]:
+    """The command of a rollout's base URL, whose calls are captured with their token ids."""
+    script = (
+        "import asyncio, gc, uvloop\n"
+        "from kubegym.core.clock import Deadline\n"
+        "from kubegym.core.protocols import CallContext\n"
+        "from kubegym.model.rollout_calls import seen_call\n"
+        "from kubegym.model.rollout_urls import RolloutUrls\n"
+        "class Last:\n"
+        "    def captured(self, call): self.last = seen_call(call)\n"
+        "async def main():\n"
+        f"    urls = RolloutUrls([{upstream!r}], model='stub', capture=Last(), token_ids=True)\n"
+        "    async with urls:\n"
+        "        print(urls.open(CallContext('0123abcd-0-0', Deadline(3600.0))), flush=True)\n"
+        "        gc.freeze(); gc.set_threshold(50_000, 20, 100)  # as a server has it\n"
+        "        await asyncio.sleep(3600)\n"
+        "uvloop.run(main())\n"
+    )
+    return (sys.executable, "-c", script)
 
 
 @contextmanager
@@ -142,8 +164,8 @@ async def cost(
     return {name: seconds / (count // rounds * rounds) * 1e6 for name, seconds in spent.items()}
 
 
-async def requests(count: int, hops: dict[str, tuple[str, int]]) -> list[Figure]:
-    """CPU per request at 64 and 1,024 in flight, passed through and converted."""
+async def requests(count: int, direct: str, hops: dict[str, tuple[str, int]]) -> list[Figure]:
+    """CPU per request at 64 and 1,024 in flight, passed through, converted, and captured with token ids."""
     pids = {name: pid for name, (_, pid) in hops.items()}
     figures = []
     chat, params = orjson.dumps(CHAT), orjson.dumps(PARAMS)
@@ -159,7 +181,12 @@ async def requests(count: int, hops: dict[str, tuple[str, int]]) -> list[Figure]
             figures.append(Figure(f"{name}: CPU per request through, {in_flight:,} in flight", value, "us", limit))
     converted = {OURS: asking(f"{hops[OURS][0]}/v1/responses", params, 64)}
     value = (await cost(pids, converted, count))[OURS]
-    figures.append(Figure(f"{OURS}: CPU per request with conversion, 64 in flight", value, "us", 400.0))
+    figures.append(Figure(f"{OURS}: CPU per request with conversion, 64 in flight", value, "us"))
+    with program(*capturing(direct)) as (url, pid):
+        captured = {URLS: asking(f"{url}/v1/responses", params, 64)}
+        value = (await cost({URLS: pid}, captured, count))[URLS]
+    name = f"{URLS}: CPU per request with conversion and capture of token ids, 64 in flight"
+    figures.append(Figure(name, value, "us", 400.0))
     await client.close()
     return figures
 
@@ -273,7 +300,7 @@ async def main() -> None:
     if {"requests", "latency"} & set(parts):
         async with hops_before(*engine()) as (direct, hops):
             if "requests" in parts:
-                figures += await requests(count, hops)
+                figures += await requests(count, direct, hops)
             if "latency" in parts:
                 figures += await latencies(direct, hops)
     if "chunks" in parts:

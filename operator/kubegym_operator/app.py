@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import MappingProxyType
 
 import aiohttp
@@ -44,7 +46,7 @@ from kubegym_operator.reconcile.controller import Controller
 from kubegym_operator.reconcile.executor import Executor
 from kubegym_operator.reconcile.limiter import TokenBucket
 from kubegym_operator.reconcile.observe import Observer
-from kubegym_operator.reconcile.probe import HttpProber, HttpProgressReader
+from kubegym_operator.reconcile.probe import HttpControl, HttpProber, HttpProgressReader
 from kubegym_operator.reconcile.queue import Queue
 from kubegym_operator.reconcile.references import INDICES
 from kubegym_operator.reconcile.resync import Resync
@@ -122,7 +124,7 @@ class Parts:
         namespaces = settings.watch_namespaces or None
         clock = SystemClock()
         self.metrics = metrics
-        context = build_context(settings)
+        context = replace(build_context(settings), control_key=secrets.token_hex(32))
         self.cache = Cache(INDICES, revision=context.render_revision)
         executor = Executor(
             api,
@@ -130,6 +132,7 @@ class Parts:
             lease,
             TokenBucket(settings.writes_per_second, settings.write_burst),
             EventRecorder(api, clock, _instance(settings)),
+            HttpControl(session),
         )
         observer = Observer(self.cache, api, HttpProber(session), HttpProgressReader(session), clock)
         controller = Controller(self.cache, observer, executor, context)

@@ -1,58 +1,90 @@
-"""The tutorials, done as they stand: files are written, commands and scripts run, in order, all but the cluster's.
-
-`kubectl apply` of their manifests is tested on a real API server, in ``tests/cluster/api``.
-"""
+"""The tutorials, followed: files as the pages show them, their tests, rows, cheats, Python and manifests."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
-import shlex
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.contract
+from kubegym.cli.validate import Depth, check
+from kubegym.core.spec import load_manifests
 
-TUTORIALS = sorted(
-    path for path in (Path(__file__).resolve().parents[2] / "docs/tutorials").glob("*.md") if path.name != "README.md"
-)
-STEP = re.compile(r"(?:^`(?P<file>[\w./-]+)`:\n\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-PROGRAMS = {
-    "kubegym": [sys.executable, "-m", "kubegym.cli.main"],
-    "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
-    "python": [sys.executable],
-}
-LEFT_OUT = ("kubectl", "kubegym show s3://")
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs/tutorials").glob("*.md"))
+FILE = re.compile(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PYTHON = re.compile(r"^In Python.*?:\n\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LAST = re.compile(r"```sh\n(kubectl apply -f environments/(\w+)/environment\.yaml\nkubectl wait [^\n]*)\n```\n\Z")
 
 
-def test_there_are_tutorials() -> None:
-    assert len(TUTORIALS) == 6
+@pytest.fixture(params=PAGES, ids=lambda page: page.stem)
+def page(request: pytest.FixtureRequest) -> str:
+    return request.param.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_works_as_it_stands(page: Path, tmp_path: Path) -> None:
-    ran: list[str] = []
-    for step in STEP.finditer(page.read_text(encoding="utf-8")):
-        if step["file"] is not None:
-            file = tmp_path / step["file"]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(step["text"])
-        elif step["language"] == "sh":
-            for line in step["text"].splitlines():
-                ran.append(line)
-                if not line.startswith(LEFT_OUT):
-                    _run(line, tmp_path)
-    assert any(line.startswith("kubegym validate") and line.endswith("--adversarial") for line in ran)
-    assert f"kubectl apply -f {next(tmp_path.glob('environments/*/environment.yaml')).relative_to(tmp_path)}" in ran
+@pytest.fixture
+def folder(page: str, tmp_path: Path) -> Path:
+    """The environment's folder, below ``environments`` of a working directory."""
+    ends = LAST.search(page)
+    assert ends is not None, "a tutorial ends with kubectl apply"
+    folder = tmp_path / "environments" / ends.group(2)
+    for name, text in FILE.findall(page):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    if (folder / "data/generate.py").exists():
+        runpy.run_path(str(folder / "data/generate.py"), run_name="__main__")
+    return folder
 
 
-def _run(line: str, folder: Path) -> None:
-    program, *arguments = shlex.split(line)
-    environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONDONTWRITEBYTECODE": "1"}
+def test_there_is_a_page_for_each_step_of_the_way() -> None:
+    wanted = {"single-step", "multi-step", "stateful", "real-world", "judge", "aggregate-metrics"}
+    assert wanted <= {page.stem for page in PAGES}
+
+
+async def test_it_is_valid_and_pays_nobody_but_the_oracle(page: str, folder: Path) -> None:
+    findings = await check([str(folder)], None, Depth(adversarial_tasks=200))
+    assert findings.problems == []
+    (table,) = findings.tables
+    assert table.outcomes[0].mean == 1.0
+    assert {one.mean for one in table.outcomes[1:]} == {0.0}
+    without_readme = [one for one in findings.missing if "README.md" not in one]
+    assert without_readme == []
+
+
+def test_its_tests_pass(folder: Path) -> None:
     done = subprocess.run(
-        [*PROGRAMS[program], *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        env={**os.environ, "PYTEST_ADDOPTS": ""},
+        cwd=folder.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_its_manifests_are_what_kubectl_applies(page: str, folder: Path) -> None:
+    ends = LAST.search(page)
+    assert ends is not None
+    environment, job = load_manifests(folder / "environment.yaml")
+    assert (environment.kind, job.kind) == ("GymEnvironment", "RolloutJob")
+    assert f"rolloutjob/{job.name} " in ends.group(1)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if PYTHON.search(page.read_text())], ids=lambda page: page.stem, indirect=True
+)
+def test_its_python_prints_what_it_says(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = PYTHON.findall(page)
+    monkeypatch.chdir(folder.parents[1])
+    said = re.findall(r"^print\(.*\)  # (.*)$", shown[0], re.MULTILINE)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(shown[0], "page", "exec"), {"__name__": "page"})
+    assert printed.getvalue().splitlines()[-len(said) :] == said

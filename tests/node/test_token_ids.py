@@ -1,7 +1,8 @@
 """Token data of a real vLLM: it is what the engine told, and another implementation gives it the same log-probs.
 
 The engine runs in a container of its own; there is no cluster. An appending chat template and one that rewrites its
-history are both tried: the first gives one sample a rollout, the second one a call.
+history are both tried: the first gives one sample a rollout, the second one a call. Replies whose text the tokenizer
+would spell otherwise are provoked: the next prompt continues what was sampled all the same.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import textwrap
 from array import array
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +20,28 @@ from typing import Any
 import pytest
 
 import kubegym.model
+from kubegym.agent.model_server import ModelServerClient
+from kubegym.core.messages import Done, Message, Turn
+from kubegym.core.protocols import ModelClient
+from kubegym.core.trajectory import Rollout, Verdict
+from kubegym.local.episodes import of_class
 from kubegym.local.localrun import LocalRun
 from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import read_results
+from kubegym.local.runspec import DatasetRef, Entry, ModelRef, RunSpec
+from kubegym.local.tasks import GIVEN
 from kubegym.model.client import ChatClient
+from kubegym.model.server import ModelServer
+from kubegym.resources import Environment
 from testbed.build import CannotBuild
 from testbed.images_engine import engine
+from testbed.served import serving
 from testbed.vllm_server import in_container, vllm_server
 
 ARITHMETIC = Path(__file__).resolve().parents[2] / "environments" / "arithmetic"
 WEIGHTS = Path(kubegym.model.__file__).parent / "tiny"
 ROLLOUTS = 500
+TURNS = 5
 # The number of messages stands before them: each prompt begins otherwise than the one before.
 REWRITING = (
     "<|im_start|>system\n{{ messages|length }} messages<|im_end|>\n"
@@ -145,11 +158,71 @@ async def test_they_are_the_engines_and_another_agrees(url: str, template: str, 
     if template == "rewriting":
         assert len(samples) == calls
     else:
-        assert len(samples) - len(results) < calls / 20, "the template appends: few histories come back as other tokens"
+        assert len(samples) - len(results) < calls / 50, "the template appends: few histories are written anew"
+    assert client.splicer is not None
+    print(f"\n{template}: {calls} calls, {dict(client.splicer.histories)}, {len(samples) - len(results)} rewritten")
+    agree(samples)
 
+
+def agree(samples: list[dict[str, Any]]) -> None:
+    """Another implementation gives the samples the same log-probs."""
     lines = "".join(json.dumps(sample) + "\n" for sample in samples).encode()
     compared = json.loads(in_container(engine(), WEIGHTS, ["python", "-c", FORWARD], stdin=lines).splitlines()[-1])
-    counts = f"{len(results)} rollouts, {calls} calls, {len(samples) - len(results)} histories rewritten"
-    print(f"\n{template}: {counts}; log-probs: {compared}")
+    print(f"{len(samples)} samples; log-probs: {compared}")
     assert compared["tokens"] == sum(sum(sample["loss_mask"]) for sample in samples)
     assert compared["max"] < 1e-3
+
+
+class Dictating(Environment):
+    """Wants the same sentence again and again, which the policy must say, in whatever tokens it likes."""
+
+    async def respond(self, turn: Turn) -> Message | Done:
+        return Done() if turn.index == TURNS - 1 else Message("user", "again")
+
+    def verify(self, rollout: Rollout) -> Verdict:
+        return Verdict(1.0)
+
+
+@pytest.mark.parametrize("through", ["endpoint", "model server"])
+async def test_replies_whose_text_becomes_other_tokens_are_continued(url: str, through: str, tmp_path: Path) -> None:
+    # A policy held to one text says it in tokens that the tokenizer would not choose.
+    extra = {"structured_outputs": {"choice": ["What is the answer to the question?"]}}
+    row = {"responses_create_params": {"input": "begin", "metadata": {"extra_body": json.dumps(extra)}}}
+    listening = Listening(url, "policy")
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(listening.close)
+        client: ModelClient = listening
+        if through == "model server":
+            server = ModelServer([listening], model="policy", probe=False)
+            client = ModelServerClient([await stack.enter_async_context(serving(server))], "policy")
+            stack.push_async_callback(client.close)
+        work = LocalRun(
+            RunSpec(
+                name="dictating",
+                entries=(
+                    Entry(
+                        name="dictating",
+                        environment=f"{__name__}:Dictating",
+                        models={"policy": ModelRef("endpoint", "policy")},
+                        dataset=DatasetRef(GIVEN),
+                        rollouts_per_task=50,
+                        sampling={"temperature": 2.0},
+                    ),
+                ),
+                output=str(tmp_path / "run"),
+                tokens="Samples",
+            ),
+            classes={"dictating": of_class(Dictating)},
+            clients={"policy": client},
+            rows={"dictating": [row]},
+        )
+        result = await work.run()
+    assert result.manifest.totals.scored == 50
+    results = await read_results(tmp_path / "run")
+    samples = results.samples.to_pylist()
+    histories = listening.splicer.histories if listening.splicer is not None else Counter()
+    print(f"\nthrough the {through}: {50 * TURNS} calls, {dict(histories)}, {len(samples) - 50} rewritten")
+    assert histories["spliced"] > 50, "what this test is about did not happen"
+    assert len(samples) == 50, "one sample a rollout"
+    # Their log-probs are those of the choice that was left, which a plain forward pass does not know.
+    assert Counter(call for sample in samples for call in calls_of(sample)) == listening.heard

@@ -57,6 +57,18 @@ def with_tokens(behaviour: Behaviour) -> Behaviour:
     return attempt
 
 
+def of_versions(behaviour: Behaviour) -> Behaviour:
+    """Attempts of two turns, the second up to three policy versions after the first."""
+
+    def attempt(assignment: Assignment) -> Attempt:
+        made = behaviour(assignment)
+        first, passed = assignment.task_index, derive_seed("versions", assignment.rollout_id) % 4
+        made.turns = [{"policy_version": version, "reward": None} for version in (first, first + passed)]
+        return made
+
+    return attempt
+
+
 class ScriptedEpisodes:
     """Runs ``behaviour`` after a pause drawn from ``pause(assignment)`` seconds."""
 

@@ -24,7 +24,7 @@ from kubegym.local.localrun import Display, LocalRun, RunResult
 from kubegym.local.python import as_client
 from kubegym.local.runspec import DatasetRef, Entry, ModelRef, RunSpec
 from kubegym.local.tasks import GIVEN
-from kubegym.model.client import EngineClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.resources import SessionLimits
 from kubegym.storage import open_store
 from testbed.runs import assert_exactly_once

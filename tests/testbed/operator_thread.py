@@ -109,7 +109,7 @@ class OperatorThread:
         async with KubeClient(configuration, timeout=30) as api:
             cache = Cache(INDICES, revision=self._context.render_revision)
             events = EventRecorder(api, SystemClock(), "behaviour")
-            executor = Executor(api, cache, OpenFence(), TokenBucket(1000, 1000), events)
+            executor = Executor(api, cache, OpenFence(), TokenBucket(1000, 1000), events, self.answers)
             observer = Observer(cache, api, self.answers, self.answers, self.clock)
             queue = Queue(Controller(cache, observer, executor, self._context).reconcile)
             cache.listen(Routes(cache, queue.add))

@@ -17,8 +17,9 @@ from kubegym_operator.kube.events import EventRecorder
 from kubegym_operator.kube.kinds import KindInfo
 from kubegym_operator.kube.memory import MemoryKube, Write
 from kubegym_operator.kube.protocol import Kind, Object, key_of
+from kubegym_operator.plan.actions import Order
 from kubegym_operator.plan.objects import conditions_of, labels_of, spec_of, status_of
-from kubegym_operator.plan.snapshot import Answer, Progress, Question
+from kubegym_operator.plan.snapshot import Answer, Progress, Question, Told
 from kubegym_operator.plan.times import rfc3339
 from kubegym_operator.reconcile.cache import Cache
 from kubegym_operator.reconcile.controller import Controller
@@ -88,12 +89,24 @@ class Answers:
         progress: what a worker tells.
         asked: every question so far.
         read: how often progress was asked for.
+        told: what replicas say of their weights, by address.
+        orders: every order so far.
     """
 
     bad: dict[str, str] = field(default_factory=dict)
     progress: Progress | None = None
     asked: list[Question] = field(default_factory=list)
     reads: int = 0
+    told: dict[str, Told] = field(default_factory=dict)
+    orders: list[Order] = field(default_factory=list)
+
+    async def tell(self, question: Question) -> dict[str, Told]:
+        """See Prober."""
+        return {address: self.told[address] for address in question.addresses if address in self.told}
+
+    async def give(self, order: Order) -> None:
+        """See Control."""
+        self.orders.append(order)
 
     async def ask(self, question: Question) -> Answer:
         """See Prober."""
@@ -128,7 +141,7 @@ class World:
         self.cache = Cache(INDICES, revision=self.context.render_revision)
         self.observer = Observer(self.cache, self.kube, self.answers, self.answers, self.clock)
         events = EventRecorder(self.kube, self.clock, "test")
-        self.executor = Executor(self.kube, self.cache, OpenFence(), TokenBucket(1e6, 10**6), events)
+        self.executor = Executor(self.kube, self.cache, OpenFence(), TokenBucket(1e6, 10**6), events, self.answers)
         self.controller = Controller(self.cache, self.observer, self.executor, self.context)
         self.due = {}
         for key, stored in sorted(self.kube._objects.items()):

@@ -88,6 +88,7 @@ async def assert_exactly_once(store: ObjectStore) -> list[dict[str, Any]]:
     assert (totals.scored, totals.unscored, totals.failed) == tuple(
         outcomes[o] for o in ("scored", "unscored", "failed")
     )
+    assert totals.stale == sum(row["kubegym"]["stale"] for row in rows)
     assert totals.reward == sum(row["reward"] or 0.0 for row in rows)
     attempts = [orjson.loads(line) async for line in run.attempts()]
     assert totals.attempts == len(attempts)
@@ -101,9 +102,9 @@ async def assert_exactly_once(store: ObjectStore) -> list[dict[str, Any]]:
 
 async def _assert_samples_of(run: StoredRun, rows: list[dict[str, Any]]) -> None:
     """Token data is there of the rows that say so, each once, and of no attempt that was made again."""
-    kept = {row["kubegym"]["rollout_id"] for row in rows if row["kubegym"]["samples_ref"]}
-    found = [one async for table in run.samples() for one in table["rollout_id"].to_pylist()]
-    assert sorted(found) == sorted(kept)
+    kept = {row["kubegym"]["rollout_id"]: row["kubegym"]["stale"] for row in rows if row["kubegym"]["samples_ref"]}
+    found = [one async for table in run.samples() for one in table.select(["rollout_id", "stale"]).to_pylist()]
+    assert sorted((one["rollout_id"], one["stale"]) for one in found) == sorted(kept.items())
 
 
 async def until(condition: Callable[[], bool]) -> None:

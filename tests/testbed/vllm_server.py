@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from testbed.images import vllm_image
@@ -37,25 +37,49 @@ VARIABLES = {
 
 
 @contextmanager
-def vllm_server(model: Path, *arguments: str, variables: Mapping[str, str] | None = None) -> Iterator[str]:
+def vllm_server(
+    model: Path, *arguments: str, variables: Mapping[str, str] | None = None, beside: Sequence[Path] = ()
+) -> Iterator[str]:
     """Serve a folder as the model ``policy`` on loopback; its base URL, with ``/v1``.
+
+    ``beside`` are folders that it sees under their own paths.
 
     Raises:
         testbed.build.CannotBuild: there is no image, and none can be built.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with vllm_servers(model, 1, *arguments, variables=variables, beside=beside) as (url,):
+        yield url
+
+
+@contextmanager
+def vllm_servers(
+    model: Path, count: int, *arguments: str, variables: Mapping[str, str] | None = None, beside: Sequence[Path] = ()
+) -> Iterator[list[str]]:
+    """Several of them, which start at the same time."""
+    used = engine()
     words = [word for name, value in ARGUMENTS.items() for word in (f"--{name}", value) if word]
     words += ["--served-model-name", "policy", "--generation-config", "vllm", "--shutdown-timeout", "30", *arguments]
-    command = ["vllm", "serve", "/model", "--host", "127.0.0.1", "--port", str(port), *words]
-    used = engine()
-    container = in_container(used, model, command, variables or {}, detached=True).strip()
+    started: list[tuple[str, int]] = []
     try:
-        _await_health(used, container, f"http://127.0.0.1:{port}/health")
-        yield f"http://127.0.0.1:{port}/v1"
+        for port in _free_ports(count):
+            command = ["vllm", "serve", "/model", "--host", "127.0.0.1", "--port", str(port), *words]
+            container = in_container(used, model, command, variables or {}, detached=True, beside=beside)
+            started.append((container.strip(), port))
+        for container, port in started:
+            _await_health(used, container, f"http://127.0.0.1:{port}/health")
+        yield [f"http://127.0.0.1:{port}/v1" for _, port in started]
     finally:
-        subprocess.run([used.name, "rm", "--force", container], env=used.environment, capture_output=True, check=False)
+        for container, _ in started:
+            removal = [used.name, "rm", "--force", container]
+            subprocess.run(removal, env=used.environment, capture_output=True, check=False)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def in_container(
@@ -65,12 +89,14 @@ def in_container(
     variables: Mapping[str, str] | None = None,
     *,
     detached: bool = False,
+    beside: Sequence[Path] = (),
     stdin: bytes | None = None,
 ) -> str:
     """Run a program of vLLM's image over a model's folder; what it prints, or the container's id."""
     settings = [f"--env={name}={value}" for name, value in {**VARIABLES, **(variables or {})}.items()]
     mode = ["--detach"] if detached else ["--rm", "--interactive"]
     place = ["--network=host", "--shm-size=1g", f"--volume={model.resolve()}:/model:ro", f"--entrypoint={command[0]}"]
+    place += [f"--volume={folder.resolve()}:{folder.resolve()}:ro" for folder in beside]
     return used.run(used.name, "run", *mode, *place, *settings, vllm_image(), *command[1:], stdin=stdin)
 
 

@@ -19,9 +19,9 @@
 - apiGroups: [""]
   resources: [services, configmaps, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [""]
+- apiGroups: [""] # deleted: a replica of a model whose weights do not prove
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, delete]
 - apiGroups: [""] # session keys of resources servers: written once, never read
   resources: [secrets]
   verbs: [create]

@@ -81,7 +81,7 @@ class ModelServerStatus(ObjectStatus):
     endpoint: LongText | None = None
     """Address inside the cluster, without `/v1`."""
     policy_version: Count | None = None
-    """Version of the weights that every ready replica serves."""
+    """Version of the weights that every ready replica serves: the lowest, while they are exchanged."""
     target_policy_version: Count | None = None
     """Version of the weights that the spec asks for."""
     idle_since: Time | None = None

@@ -75,6 +75,7 @@ class BuildContext:
         monitoring: who scrapes metrics; empty: nobody may.
         proxy_env: ``HTTPS_PROXY``, ``NO_PROXY``, ... for pods that reach the outside.
         ca_config_map: a ConfigMap of every namespace with the key ``ca.crt``, trusted by pods that reach the outside.
+        control_key: of which the tokens of control ports are made; of one process of the operator, and never told.
         render_revision: of this operator's builders.
     """
 
@@ -94,4 +95,5 @@ class BuildContext:
     monitoring: tuple[PodPeer, ...] = ()
     proxy_env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ca_config_map: str | None = None
+    control_key: str = field(default="", repr=False)
     render_revision: str = RENDER_REVISION

@@ -15,7 +15,8 @@ from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.endpoints import MODEL_PORT, served_name
 from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.pod import TMP, Container, Mount, scratch_mount, server_probes
-from kubegym_operator.build.sources import WEIGHTS, WeightsPlan
+from kubegym_operator.build.sources import WEIGHTS, WeightsPlan, exchangeable
+from kubegym_operator.build.weights import engine_mounts, update_arguments, update_mounts, update_variables
 
 ENGINE: Final = "engine"
 """The engine's container, whatever the engine; what a podTemplate calls it."""
@@ -35,12 +36,16 @@ SHUTDOWN_SECONDS: Final = 120
 LOAD_SECONDS: Final = 3600
 """The longest that loading a model may take."""
 
+_UPDATES: Final = frozenset(
+    {"announced", "control-listen", "control-token-file", "first-weights", "policy-version"}
+    | {"weights-claim", "weights-credentials", "weights-folder"}
+)
 _OWNED_ARGS: Final[Mapping[str, frozenset[str]]] = {
     "vllm": frozenset(
         {"model", "host", "port", "uds", "served-model-name", "tensor-parallel-size", "pipeline-parallel-size"}
         | {"nnodes", "node-rank", "master-addr", "headless", "api-key", "root-path", "ssl-keyfile", "ssl-certfile"}
     ),
-    "embedded": frozenset({"engine", "listen", "model", "upstream", "weights", "api-key-file"}),
+    "embedded": frozenset({"engine", "listen", "model", "upstream", "weights", "api-key-file"} | _UPDATES),
     "simulated": frozenset({"engine", "listen", "model", "upstream", "weights", "api-key-file"}),
     "custom": frozenset(),
 }
@@ -73,16 +78,19 @@ def engine_container(
     return _own(server, plan, context)
 
 
-def sidecar(server: ModelServer, context: BuildContext) -> Container:
+def sidecar(server: ModelServer, plan: WeightsPlan, context: BuildContext) -> Container:
     """The model server beside an engine. It starts before the engine and ends after it."""
     upstream = f"http://127.0.0.1:{ENGINE_PORT}/v1"
     args = ["serve", "model", "--upstream", upstream, "--listen", f":{MODEL_PORT}", "--model", served_name(server)]
+    args += update_arguments(server, plan)
     probes = server_probes()
     del probes["lifecycle"]  # the engine, which ends first, waits for both
     return Container(
         MODEL_SERVER,
         context.images.model,
         args=args,
+        env=update_variables(server, context),
+        mounts=update_mounts(server, plan, context),
         port=MODEL_PORT,
         compute=_SIDECAR_COMPUTE,
         extra={"restartPolicy": "Always", **probes},
@@ -146,11 +154,16 @@ def _vllm(server: ModelServer, plan: WeightsPlan, context: BuildContext, *, foll
         args += [f"--nnodes={shape.nodes}", "--node-rank=$(LWS_WORKER_INDEX)", "--master-addr=$(LWS_LEADER_ADDRESS)"]
         args += ["--headless"] if follower else []
         env["VLLM_HOST_IP"] = {"fieldRef": {"fieldPath": "status.podIP"}}
+    if exchangeable(server):
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # its control routes, which loopback alone reaches
+        if "enable-lora" in given:
+            env["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "1"
+    mounts = [*_mounts(plan), *engine_mounts(server, plan)]
     extra: dict[str, Any] = {**accelerator_resources(server), **_drain()}
     if not follower:
         extra |= _health_probes("/health")
     return Container(
-        ENGINE, context.images.vllm, command=["vllm", "serve"], args=args, env=env, mounts=_mounts(plan), extra=extra
+        ENGINE, context.images.vllm, command=["vllm", "serve"], args=args, env=env, mounts=mounts, extra=extra
     )
 
 
@@ -178,12 +191,19 @@ def _own(server: ModelServer, plan: WeightsPlan, context: BuildContext) -> Conta
     mounts: list[Mount] = []
     if plan.mount is not None and engine == "embedded":
         args += ["--weights", WEIGHTS]
-        mounts.append(plan.mount)
+    env: dict[str, str] = {}
+    if engine == "embedded":
+        args += update_arguments(server, plan)
+        env = update_variables(server, context)
+        mounts = update_mounts(server, plan, context)
+        if plan.mount is not None and plan.mount not in mounts:
+            mounts.append(plan.mount)
     args += _flags(_engine_args(server))
     return Container(
         ENGINE,
         context.images.model,
         args=args,
+        env=env,
         mounts=mounts,
         port=MODEL_PORT,
         compute=_EMBEDDED_COMPUTE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from kubegym.core.spec import ModelServer
@@ -26,7 +27,8 @@ from kubegym_operator.build.pod import SERVER_GRACE_SECONDS, Container, Pod
 from kubegym_operator.build.queueing import queue_labels
 from kubegym_operator.build.rolling import NO_DIGESTS, with_config_digest
 from kubegym_operator.build.service import headless_service, service
-from kubegym_operator.build.sources import fetcher, first_weights, plan_weights
+from kubegym_operator.build.sources import exchangeable, fetcher, first_weights, plan_weights
+from kubegym_operator.build.weights import CONTROL_PORT, announced_config, fetches_announced
 
 LEADER_WORKER_SET: Final = "leaderworkerset.x-k8s.io/v1"
 
@@ -38,7 +40,11 @@ _EXIT_CANNOT_SUCCEED = 11
 
 
 def build_model_server(
-    server: ModelServer, context: BuildContext, *, config_digests: Mapping[str, str] = NO_DIGESTS
+    server: ModelServer,
+    context: BuildContext,
+    *,
+    config_digests: Mapping[str, str] = NO_DIGESTS,
+    good: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """The objects to apply: ServiceAccount, Services, NetworkPolicy, PodDisruptionBudget, Deployment (last).
 
@@ -49,6 +55,7 @@ def build_model_server(
         server: the ModelServer, with its uid.
         context: the surroundings.
         config_digests: content digests of the ConfigMaps that the podTemplate names, as far as they were observed.
+        good: weights that were served before the announced ones.
 
     Raises:
         BuildError: a spec that cannot be rendered.
@@ -59,6 +66,7 @@ def build_model_server(
         headless_service(rendering, names.model_pods(server.name), Component.MODEL, MODEL_PORT),
         _network_policy(rendering, server),
         disruption_budget(rendering, server.name, Component.MODEL),
+        *announced_config(rendering, server, good),
     ]
     if plan_weights(server).by_job:
         objects.append(_fetch_policy(rendering, server))
@@ -172,7 +180,7 @@ def _template(
     if plan.fetch_into is not None and not plan.by_job:
         init.append(fetcher(server, plan, context, "fetch"))
     if has_sidecar(server) and not follower:
-        init.append(sidecar(server, context))
+        init.append(sidecar(server, plan, context))
     pod = Pod(
         server,
         Component.MODEL_FOLLOWER if follower else Component.MODEL,
@@ -192,6 +200,8 @@ def _network_policy(rendering: Rendering, server: ModelServer) -> dict[str, Any]
     """In from the consumers; out for names only, to the other nodes of a replica, and to where weights are fetched."""
     context = rendering.context
     ingress = [from_pods([PodPeer(), *watchers(context)], MODEL_PORT)]
+    if exchangeable(server):
+        ingress.append(from_pods([context.operator], CONTROL_PORT))
     if server.spec.consumers is not None:
         chosen = server.spec.consumers.namespace_selector.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         ingress[0]["from"].append({"podSelector": {}, "namespaceSelector": chosen})
@@ -202,8 +212,10 @@ def _network_policy(rendering: Rendering, server: ModelServer) -> dict[str, Any]
         ingress.append({"from": [{"podSelector": pod_selector(server, *components)}]})
         egress.append({"to": [{"podSelector": pod_selector(server, *components)}]})
     plan = plan_weights(server)
-    if plan.fetch_into is not None and not plan.by_job:
+    if (plan.fetch_into is not None and not plan.by_job) or fetches_announced(server):
         egress += to_stores(context, (), rendering.namespace)
+    if fetches_announced(server):  # this depends on the announced weights, and nothing else does
+        rendering = replace(rendering, spec_digest=content_digest(rendering.spec_digest, "announced"))
     return network_policy(rendering, server.name, *components, ingress=ingress, egress=distinct(egress))
 
 

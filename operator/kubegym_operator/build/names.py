@@ -19,7 +19,7 @@ MAX_OWNER: Final = 40
 
 COMPONENTS: Final = frozenset(
     {"agent", "resources", "sandbox", "environment", "session", "pods", "run", "pace", "workers", "worker", "finalise"}
-    | {"fetch", "engine", "group", "model"}
+    | {"fetch", "engine", "group", "model", "weights"}
 )
 """Words that end the names of children; a role that ends so is closed by a hash."""
 
@@ -85,6 +85,11 @@ def fetch(server: str, source: str) -> str:
 def fetch_policy(server: str) -> str:
     """The NetworkPolicy of what fetches weights."""
     return joined(server, "fetch")
+
+
+def weights_config(server: str) -> str:
+    """The ConfigMap with the weights that are announced."""
+    return joined(server, "weights")
 
 
 def agent(environment: str) -> str:

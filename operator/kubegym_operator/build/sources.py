@@ -57,21 +57,38 @@ class FirstWeights(NamedTuple):
     version: int | None = None
 
 
+def exchangeable(server: ModelServer) -> bool:
+    """Whether this engine can take other weights than its first ones while it serves: on one node, by our control."""
+    spec = server.spec
+    return spec.engine in ("vllm", "embedded") and spec.source is not None and spec.parallelism.nodes == 1
+
+
+def exchanged(server: ModelServer) -> bool:
+    """Whether the announced weights are taken while it serves, and are no part of its pods."""
+    weights = server.spec.weights
+    return weights is not None and weights.on_update != "Recreate" and exchangeable(server)
+
+
 def first_weights(server: ModelServer) -> FirstWeights | None:
-    """What an engine starts with; None: it has a model of its own, or none."""
+    """What an engine starts with; None: it has a model of its own, or none.
+
+    Raises:
+        UnsupportedSource: an adapter for an engine that cannot take one while it serves.
+    """
     source, weights = server.spec.source, server.spec.weights
-    if source is not None:
-        return FirstWeights(_SOURCE, source)
-    if weights is None or server.spec.engine == "simulated":
-        return None
-    return FirstWeights(_WEIGHTS, ModelSource(uri=weights.uri), weights.version)
+    if weights is None or server.spec.engine == "simulated" or (source is not None and exchanged(server)):
+        return None if source is None else FirstWeights(_SOURCE, source)
+    if weights.kind == "Adapter":
+        raise UnsupportedSource(f"{_WEIGHTS}.kind", "Adapter needs an engine that takes weights while it serves")
+    secret = source.credentials_secret_ref if source is not None else None
+    return FirstWeights(_WEIGHTS, ModelSource(uri=weights.uri, credentials_secret_ref=secret), weights.version)
 
 
 def plan_weights(server: ModelServer) -> WeightsPlan:
     """How a server's first weights come to it.
 
-    ``spec.weights`` beside a source is exchanged while it serves and is no part of the pod. Alone it is what there is
-    to begin with: then a new version is another pod.
+    ``spec.weights`` beside a source is exchanged while it serves and is no part of the pod. Alone, or where the engine
+    cannot exchange it, it is what there is to begin with: then a new version is another pod.
 
     Raises:
         UnsupportedSource: a source that is not pinned, or not for a cluster.

@@ -7,7 +7,7 @@ never promises what the API server refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Object = dict[str, Any]
@@ -60,6 +60,25 @@ class Delete:
 
 
 @dataclass(frozen=True, slots=True)
+class Order:
+    """A call of a replica's control port. It may be lost: what became of it the replica tells when it is asked again.
+
+    Attributes:
+        address: of the pod.
+        port: where it listens.
+        path: what is called.
+        body: its JSON.
+        token: that the port asks for.
+    """
+
+    address: str
+    port: int
+    path: str
+    body: Object
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """An event on the reconciled object; ``reason`` is the condition's."""
 
@@ -79,6 +98,7 @@ class Plan:
         patches: single fields of children.
         scales: replicas of children, where observed and wanted differ.
         deletes: children to delete.
+        orders: calls of replicas' control ports.
         status: the whole new status of the reconciled object; None leaves it.
         events: what to tell after the status is written.
         requeue_after: seconds until the object is looked at again although nothing may have happened.
@@ -89,6 +109,7 @@ class Plan:
     patches: tuple[Patch, ...] = ()
     scales: tuple[Scale, ...] = ()
     deletes: tuple[Delete, ...] = ()
+    orders: tuple[Order, ...] = ()
     status: Object | None = None
     events: tuple[Event, ...] = ()
     requeue_after: float | None = None

@@ -11,8 +11,10 @@ idle for long enough                     0 replicas                             
 ``replicas: 0``                          0 replicas                                     yes, ``NoReplicas``
 pods wait for quota                      -                                              no, ``QuotaPending``
 pods in trouble                          -                                              Stalled, their reason
+announced weights do not prove           -                                              Stalled, ``WeightsCorrupt``
 pods ready, not asked                    ask one                                        no, ``Progressing``
 serves, not all replicas                 -                                              no, ``Scaling``
+serves, not all the announced weights    orders to replicas (``plan.weights``)          no, ``UpdatingWeights``
 serves                                   -                                              yes, ``Available``
 =======================================  =============================================  ===========================
 
@@ -33,19 +35,22 @@ from kubegym_operator.build.endpoints import MODEL_PORT
 from kubegym_operator.build.labels import Component
 from kubegym_operator.build.model import build_fetch_job, build_model_server
 from kubegym_operator.build.scale import wanted_replicas
-from kubegym_operator.plan.actions import Object, Plan, kind_of
+from kubegym_operator.build.sources import exchanged
+from kubegym_operator.plan.actions import Object, Patch, Plan, kind_of
 from kubegym_operator.plan.children import WORKLOADS, plan_children
 from kubegym_operator.plan.failures import Trouble, job_failure, unsettled_until
 from kubegym_operator.plan.idle import Rest, resting
 from kubegym_operator.plan.objects import (
     JOB,
     LEADER_WORKER_SET,
+    MODEL_SERVER,
     condition,
     generation_of,
     holds,
     labelled,
     name_of,
     named,
+    namespace_of,
     status_of,
 )
 from kubegym_operator.plan.queues import QUEUE_EVERY, queue_trouble, waits_for_quota
@@ -53,6 +58,7 @@ from kubegym_operator.plan.replicas import Held, follow, needed, room
 from kubegym_operator.plan.snapshot import ModelServerSnapshot, Question
 from kubegym_operator.plan.status import kstatus, next_status
 from kubegym_operator.plan.times import rfc3339, seconds
+from kubegym_operator.plan.weights import NO_EXCHANGE, Exchange, good_before, news, plan_exchange, pods_of
 from kubegym_operator.plan.workload import Serving, Workload, awaits_answer, read_serving, read_workload
 
 ASK_AGAIN: Final = 2.0
@@ -77,6 +83,16 @@ class _View:
     fetch: tuple[Object, ...]
     fetched: bool
     demand: Held | None = None
+    exchange: Exchange | None = None
+
+
+def weights_question(snapshot: ModelServerSnapshot) -> Question | None:
+    """What has to be asked of every replica, ready or not, where weights are exchanged."""
+    if not exchanged(snapshot.server):
+        return None
+    pods = pods_of(labelled(snapshot.pods, labels.selector(snapshot.server, Component.MODEL)))
+    addresses = tuple(str(address) for pod in pods if (address := status_of(pod).get("podIP")))
+    return Question(Component.MODEL, addresses, MODEL_PORT, MODEL_QUESTION) if addresses else None
 
 
 def model_server_questions(snapshot: ModelServerSnapshot) -> tuple[Question, ...]:
@@ -94,8 +110,10 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
         BuildError: its spec cannot be rendered.
     """
     fetch = tuple(build_fetch_job(snapshot.server, context))
-    view = _view(snapshot, fetch)
-    desired = build_model_server(snapshot.server, context, config_digests=snapshot.config_digests)
+    view = _view(snapshot, fetch, context)
+    served = status_of(snapshot.raw).get("policyVersion")
+    good = good_before(snapshot.server, snapshot.children, served)
+    desired = build_model_server(snapshot.server, context, config_digests=snapshot.config_digests, good=good)
     replicas = {name_of(obj): view.workload.wanted for obj in desired if kind_of(obj) in WORKLOADS}
     if view.missing_kind or not view.fetched:
         desired = [obj for obj in desired if kind_of(obj) not in WORKLOADS]
@@ -108,18 +126,24 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
     conditions = _conditions(view, serving, trouble, actions.outdated)
     fields = _fields(snapshot, view, serving)
     status, events = next_status(snapshot.raw, fields, conditions, snapshot.now, counts=_COUNTS)
+    exchange = view.exchange or NO_EXCHANGE
+    target = fields["targetPolicyVersion"]
+    if status is not None and target is not None:
+        events += news(served, exchange, target)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,
+        patches=_left_to_others(snapshot),
         scales=actions.scales,
-        deletes=actions.deletes,
+        deletes=(*actions.deletes, *exchange.deletes),
+        orders=exchange.orders,
         status=status,
         events=events,
         requeue_after=_requeue(snapshot, view, serving),
     )
 
 
-def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...]) -> _View:
+def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...], context: BuildContext | None = None) -> _View:
     server, raw = snapshot.server, snapshot.raw
     rest = resting(
         raw,
@@ -140,6 +164,9 @@ def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...]) -> _View:
     workload = next((obj for obj in snapshot.children if kind_of(obj) in WORKLOADS and name_of(obj) == name), None)
     pods = labelled(snapshot.pods, labels.selector(server, Component.MODEL))
     wanted = 0 if rest.rests else full
+    exchange = None
+    if context is not None and exchanged(server) and wanted:
+        exchange = plan_exchange(server, pods_of(pods), snapshot.told, context, snapshot.now)
     return _View(
         workload=read_workload(Component.MODEL, name, wanted, workload, pods, snapshot.now),
         rest=rest,
@@ -148,7 +175,17 @@ def _view(snapshot: ModelServerSnapshot, fetch: tuple[Object, ...]) -> _View:
         fetch=fetch,
         fetched=fetched,
         demand=demand,
+        exchange=exchange,
     )
+
+
+def _left_to_others(snapshot: ModelServerSnapshot) -> tuple[Patch, ...]:
+    """The first ``replicas`` of a server that others scale: where the field is missing, so is ``/scale``."""
+    scaling, raw = snapshot.server.spec.autoscaling, snapshot.raw
+    if scaling is None or scaling.mode != "External" or snapshot.server.spec.replicas is not None:
+        return ()
+    replicas = max(scaling.min_replicas, 1)
+    return (Patch(MODEL_SERVER, namespace_of(raw), name_of(raw), {"spec": {"replicas": replicas}}),)
 
 
 def _demand(snapshot: ModelServerSnapshot) -> Held | None:
@@ -186,6 +223,8 @@ def _trouble(snapshot: ModelServerSnapshot, view: _View) -> Trouble | None:
         if failure is not None:
             return Trouble(Reason.FETCH_FAILED, failure.message)
     queue, trouble = snapshot.server.spec.queue, view.workload.trouble
+    if view.exchange is not None and view.exchange.trouble is not None:
+        trouble = view.exchange.trouble
     if queue is not None and (waits_for_quota(trouble) or not snapshot.cluster.kueue):
         return queue_trouble(snapshot.raw, queue.name, snapshot.cluster, snapshot.now) or trouble
     return trouble
@@ -194,12 +233,16 @@ def _trouble(snapshot: ModelServerSnapshot, view: _View) -> Trouble | None:
 def _conditions(view: _View, serving: Serving, trouble: Trouble | None, outdated: tuple[str, ...]) -> list[Condition]:
     workload, rest = view.workload, view.rest
     rested = rest.rests and (not workload.exists or workload.replicas == 0)
-    done = rested or (serving.serves and workload.full)
+    exchange = view.exchange or NO_EXCHANGE
+    done = rested or (serving.serves and workload.full and not exchange.behind)
     reason, message = serving.reason, serving.message
     if rest.rests:
         reason, message = rest.reason, rest.message
     elif serving.serves and not workload.full:
         reason, message = Reason.SCALING, f"{workload.ready} of {workload.wanted} replicas are ready"
+    if not rest.rests and exchange.behind:
+        reason = Reason.UPDATING_WEIGHTS
+        message = f"{exchange.behind} of {workload.wanted} replicas do not serve the announced weights yet"
     waits = waits_for_quota(workload.trouble)
     return [
         Condition(Type.SERVING, "True" if serving.serves else "False", serving.reason, serving.message),
@@ -236,6 +279,8 @@ def _fields(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> Map
     answer = snapshot.answers.get(Component.MODEL)
     weights = snapshot.server.spec.weights
     version = answer.policy_version if answer is not None else None
+    if view.exchange is not None:
+        version = view.exchange.version
     last = _last_request(snapshot)
     selector = labels.selector(snapshot.server, Component.MODEL)
     server = snapshot.server
@@ -263,6 +308,8 @@ def _last_request(snapshot: ModelServerSnapshot) -> float | None:
 def _requeue(snapshot: ModelServerSnapshot, view: _View, serving: Serving) -> float | None:
     held = view.demand.left(snapshot.now) if view.demand is not None and not view.rest.rests else None
     waits = [view.rest.again_after, held, unsettled_until(snapshot.pods, snapshot.now)]
+    if view.exchange is not None:
+        waits.append(view.exchange.requeue_after)
     if snapshot.names_config_maps:
         waits.append(CONFIG_MAPS_EVERY)
     queued = snapshot.server.spec.queue is not None

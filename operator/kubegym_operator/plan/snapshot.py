@@ -55,6 +55,47 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a replica's model server says of its weights, ready or not.
+
+    Attributes:
+        version: that it serves.
+        phase: of an exchange that goes on; None: there is none.
+        failed: the version that it could not take at last.
+        reason: why.
+        message: the same for a person.
+        retryable: whether trying again, unchanged, may help.
+        restart: it serves nobody, and asks to be started anew.
+    """
+
+    version: int | None = None
+    phase: str | None = None
+    failed: int | None = None
+    reason: str = ""
+    message: str = ""
+    retryable: bool = False
+    restart: bool = False
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Told | None:
+        """From ``/readyz``; None where it says nothing of weights. What has another type is left out."""
+        weights = raw.get("weights") if isinstance(raw, Mapping) else None
+        if not isinstance(weights, Mapping):
+            return None
+        failure = weights.get("failure")
+        failure = failure if isinstance(failure, Mapping) else {}
+        return cls(
+            version=_version(raw.get("policyVersion")),
+            phase=_text(weights.get("phase")),
+            failed=_version(failure.get("version")),
+            reason=_text(failure.get("reason")) or "",
+            message=_text(failure.get("message")) or "",
+            retryable=failure.get("retryable") is True,
+            restart=weights.get("restart") is True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """What one worker told about the whole run (``/progress?scope=run``), as it lies in the status."""
 
@@ -127,6 +168,7 @@ class ModelServerSnapshot:
         names_config_maps: whether there are any, found or not: nobody watches them, so that they are looked at again.
         cluster: what is installed.
         answers: by component, to the questions that were asked.
+        told: what replicas say of their weights, by address, where they are exchanged.
         now: wall-clock seconds.
     """
 
@@ -139,6 +181,7 @@ class ModelServerSnapshot:
     names_config_maps: bool = False
     cluster: Cluster = Cluster()
     answers: Mapping[str, Answer] = field(default_factory=dict)
+    told: Mapping[str, Told] = field(default_factory=dict)
     now: float = 0.0
 
 
@@ -209,6 +252,10 @@ class RolloutJobSnapshot:
 
 
 # The API server refuses a whole status for one field that breaks its schema, so what is told is bounded here.
+
+
+def _version(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _text(value: Any) -> str | None:

@@ -27,7 +27,7 @@ from kubegym_operator.errors import Refusal, Refused
 from kubegym_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, TooManyRequests
 from kubegym_operator.kube.events import EventRecorder
 from kubegym_operator.kube.protocol import KubeApi, Object, ObjectKey, key_of
-from kubegym_operator.plan.actions import Delete, Patch, Plan, Scale
+from kubegym_operator.plan.actions import Delete, Order, Patch, Plan, Scale
 from kubegym_operator.plan.drift import differs
 from kubegym_operator.reconcile.cache import Cache
 from kubegym_operator.reconcile.keys import Result
@@ -64,6 +64,14 @@ class Fence(Protocol):
         ...
 
 
+class Control(Protocol):
+    """Gives orders to pods."""
+
+    async def give(self, order: Order) -> None:
+        """Call a control port. Never raises."""
+        ...
+
+
 class Executor:
     """Executes plans.
 
@@ -73,9 +81,19 @@ class Executor:
         fence: asked before every write.
         limiter: waited for before every write.
         events: where events go.
+        control: gives orders to pods.
     """
 
-    def __init__(self, api: KubeApi, cache: Cache, fence: Fence, limiter: TokenBucket, events: EventRecorder) -> None:
+    def __init__(
+        self,
+        api: KubeApi,
+        cache: Cache,
+        fence: Fence,
+        limiter: TokenBucket,
+        events: EventRecorder,
+        control: Control | None = None,
+    ) -> None:
+        self._control = control
         self._api = api
         self._cache = cache
         self._fence = fence
@@ -94,6 +112,9 @@ class Executor:
         wrote, refusals = await self._children(owner, plan)
         if refusals:
             raise Refused(refusals)
+        if plan.orders and self._control is not None:
+            self._fence.check()
+            await asyncio.gather(*map(self._control.give, plan.orders))
         if plan.status is not None:
             wrote += await self._status(owner, plan.status)
         for event in plan.events:

@@ -20,7 +20,7 @@ from kubegym_operator.plan.demand import (
     servers_of_job,
 )
 from kubegym_operator.plan.environment import environment_questions
-from kubegym_operator.plan.modelserver import model_server_questions
+from kubegym_operator.plan.modelserver import model_server_questions, weights_question
 from kubegym_operator.plan.objects import JOB, LEADER_WORKER_SET, POD, of_kind, spec_of, status_of, typed
 from kubegym_operator.plan.rolloutjob import wants_progress
 from kubegym_operator.plan.selectors import selects
@@ -99,7 +99,8 @@ class Observer:
             cluster=replace(await self._queue(raw, queue, waits=gated), leader_worker_set=lws),
             now=self._clock.time(),
         )
-        return replace(snapshot, answers=await self._ask(model_server_questions(snapshot)))
+        told = await self._prober.tell(question) if (question := weights_question(snapshot)) is not None else {}
+        return replace(snapshot, answers=await self._ask(model_server_questions(snapshot)), told=told)
 
     async def environment(self, raw: Object) -> EnvironmentSnapshot:
         """Everything that bears on a GymEnvironment. Raises InvalidSpec."""

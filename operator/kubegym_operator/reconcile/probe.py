@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -14,12 +15,17 @@ from typing import Any, Final, Protocol
 import aiohttp
 
 from kubegym_operator.build.endpoints import WORKER_PORT
-from kubegym_operator.plan.snapshot import Answer, Progress, Question
+from kubegym_operator.plan.actions import Order
+from kubegym_operator.plan.snapshot import Answer, Progress, Question, Told
+
+log = logging.getLogger("kubegym.operator")
 
 PROBE_SECONDS: Final = 5.0
 """For one address; a server that is about to serve answers in less."""
 
 PROGRESS_SECONDS: Final = 2.0
+AT_ONCE: Final = 32
+"""Replicas that are asked at a time."""
 MOST_BYTES: Final = 16 * 1024
 MOST_ASKED: Final = 3
 """Addresses that are tried, one after the other."""
@@ -30,6 +36,10 @@ class Prober(Protocol):
 
     async def ask(self, question: Question) -> Answer:
         """The answer of the first address that gives a good one, else the last bad one. Never raises."""
+        ...
+
+    async def tell(self, question: Question) -> dict[str, Told]:
+        """What each address says of its weights, ready or not; of those that say nothing, nothing. Never raises."""
         ...
 
 
@@ -65,6 +75,45 @@ class HttpProber:
                 return _told(body)
             answer = Answer(False, f"GET {url}: HTTP {status} {body[:200].decode(errors='replace')}".strip())
         return answer
+
+    async def tell(self, question: Question) -> dict[str, Told]:
+        """What each address says of its weights, ready or not."""
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def one(address: str) -> Told | None:
+            url = f"http://{_host(address)}:{question.port}{question.path}"
+            async with gate:
+                with suppress(TimeoutError, aiohttp.ClientError, OSError, ValueError):
+                    return Told.from_json(json.loads((await _fetch(self._session, url, PROBE_SECONDS))[1]))
+            return None
+
+        told = await asyncio.gather(*map(one, question.addresses))
+        return {address: said for address, said in zip(question.addresses, told, strict=True) if said is not None}
+
+
+class HttpControl:
+    """Gives orders over HTTP.
+
+    Args:
+        session: without proxies.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def give(self, order: Order) -> None:
+        """Call a control port. Never raises: what became of it shows when the replica is asked again."""
+        url = f"http://{_host(order.address)}:{order.port}{order.path}"
+        headers = {"authorization": f"Bearer {order.token}"}
+        timeout = aiohttp.ClientTimeout(total=PROBE_SECONDS)
+        try:
+            async with self._session.post(
+                url, json=order.body, headers=headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                if response.status != 200:  # 401: the pod does not know the token of this process yet
+                    log.info("POST %s: HTTP %d %s", url, response.status, (await response.text())[:200])
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            log.info("POST %s: %s", url, str(error) or type(error).__name__)
 
 
 class HttpProgressReader:

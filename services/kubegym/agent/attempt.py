@@ -63,17 +63,23 @@ async def run_attempt(assignment: Assignment, session: Session, model: ModelClie
 
     A failed attempt is a value, with the part of the response that exists; only cancellation is raised.
     """
-    run = _Run(assignment, session, model, settings)
+    try:
+        return await attempted(_Looped(assignment, session, model, settings))
+    finally:
+        model.leave(assignment.rollout_id)
+
+
+async def attempted(run: Conversation) -> Attempt:
+    """Make an attempt whose conversation is to be had. Only cancellation is raised."""
     try:
         return await run.to_verdict()
     except RolloutError as error:
         return run.failed(error)
     except Exception as error:
-        _log.exception("the agent crashed", extra={"rollout_id": assignment.rollout_id})
+        _log.exception("the agent crashed", extra={"rollout_id": run.assignment.rollout_id})
         return run.failed(AgentError(f"{type(error).__name__}: {error}", reason="AgentCrashed"))
     finally:
-        model.leave(assignment.rollout_id)
-        await session.close()
+        await run.session.close()
 
 
 def apply_verdict(attempt: Attempt, verdict: Verdict) -> None:
@@ -96,14 +102,13 @@ def apply_verdict(attempt: Attempt, verdict: Verdict) -> None:
         turn["reward"] = reward
 
 
-class _Run:
-    """The attempt while it runs."""
+class Conversation:
+    """An attempt while it runs; how the conversation is had, a harness says (``converse``)."""
 
     __slots__ = (
         "assignment",
         "deadline",
         "loop",
-        "model",
         "params",
         "session",
         "settings",
@@ -113,10 +118,9 @@ class _Run:
         "verify_seconds",
     )
 
-    def __init__(self, assignment: Assignment, session: Session, model: ModelClient, settings: AgentSettings) -> None:
+    def __init__(self, assignment: Assignment, session: Session, settings: AgentSettings) -> None:
         self.assignment = assignment
         self.session = session
-        self.model = model
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.started = self.loop.time()
@@ -127,6 +131,7 @@ class _Run:
         self.verify_seconds = 0.0
 
     async def to_verdict(self) -> Attempt:
+        """Converse within the deadline, and let the session judge. Raises RolloutError."""
         scope = self.deadline.timeout()
         try:
             async with scope:
@@ -144,6 +149,11 @@ class _Run:
             raise AgentError(f"the rollout used up its {seconds:g} s", reason="DeadlineExceeded") from error
 
     async def converse(self) -> None:
+        """Have the conversation: fill the transcript, and say why it ended. Raises RolloutError."""
+        raise NotImplementedError
+
+    async def begin(self) -> None:
+        """Seed the session; the create-params and the first input are known then."""
         settings, assignment, session = self.settings, self.assignment, self.session
         known = session.tools()
         self.params = params = request_params(assignment.row, known, settings.overrides)
@@ -155,21 +165,14 @@ class _Run:
         if seeded:
             self.transcript.input += seeded
             params["input"] = self.transcript.input
-        limits = LoopLimits(
-            settings.max_steps or DEFAULT_MAX_STEPS,
-            settings.max_total_tokens,
-            settings.max_silent,
-            session.multi_turn,
-        )
-        seeds = (
-            SeedSource(settings.seed, assignment.task_id, assignment.rollout_index)
-            if settings.seed is not None
-            else None
-        )
-        context = CallContext(assignment.rollout_id, self.deadline, token_ids=settings.token_ids)
-        self.stop_reason = await run_conversation(params, self.transcript, session, self.model, limits, context, seeds)
+
+    def seeds(self) -> SeedSource | None:
+        """Where the calls' seeds come from; None sends none."""
+        seed, assignment = self.settings.seed, self.assignment
+        return None if seed is None else SeedSource(seed, assignment.task_id, assignment.rollout_index)
 
     async def verify(self) -> Verdict:
+        """The session's verdict on the transcript."""
         response = self.transcript.response()
         assert self.stop_reason is not None, "a finished conversation says why"
         assert response is not None, "a conversation begins with a model call"
@@ -219,6 +222,30 @@ class _Run:
             turns=[{"policy_version": version, "reward": None} for version in transcript.policy_versions],
             seed=self.settings.seed,
             tokens=transcript.samples,
+        )
+
+
+class _Looped(Conversation):
+    """An attempt whose conversation is a loop over model, tools and environment."""
+
+    __slots__ = ("model",)
+
+    def __init__(self, assignment: Assignment, session: Session, model: ModelClient, settings: AgentSettings) -> None:
+        super().__init__(assignment, session, settings)
+        self.model = model
+
+    async def converse(self) -> None:
+        await self.begin()
+        settings = self.settings
+        limits = LoopLimits(
+            settings.max_steps or DEFAULT_MAX_STEPS,
+            settings.max_total_tokens,
+            settings.max_silent,
+            self.session.multi_turn,
+        )
+        context = CallContext(self.assignment.rollout_id, self.deadline, token_ids=settings.token_ids)
+        self.stop_reason = await run_conversation(
+            self.params, self.transcript, self.session, self.model, limits, context, self.seeds()
         )
 
 

@@ -122,7 +122,7 @@ async def run_conversation(
         session: seeded.
         model: the policy.
         limits: of the loop.
-        context: of the first model call; the following ones differ by their seed.
+        context: of the first model call; the following ones differ by their seed and by the tokens before them.
         seeds: where the calls' seeds come from; None sends none.
 
     Returns:
@@ -141,7 +141,9 @@ async def run_conversation(
                 context = replace(context, seed=seeds.of_turn(state.model_calls))
             turn_start = len(transcript.output)
             request = {**params, "input": transcript.input + transcript.output}
-            event = transcript.add(await model.respond(request, context))
+            reply = await model.respond(request, context)
+            context = replace(context, previous=reply.tokens)
+            event = transcript.add(reply)
         elif type(action) is CallTools:
             started = clock()
             try:
@@ -151,11 +153,11 @@ async def run_conversation(
             event = _TOOLS_ANSWERED
         elif type(action) is AskEnvironment:
             started = clock()
-            reply = await session.respond(_turn(action.index, transcript.output[turn_start:]))
+            said = await session.respond(_turn(action.index, transcript.output[turn_start:]))
             transcript.tool_seconds += clock() - started
-            event = EnvironmentReplied(isinstance(reply, Done))
-            if not isinstance(reply, Done):
-                transcript.output.append({"type": "message", **reply.to_item()})
+            event = EnvironmentReplied(isinstance(said, Done))
+            if not isinstance(said, Done):
+                transcript.output.append({"type": "message", **said.to_item()})
         elif type(action) is Finish:
             return action.stop_reason
         elif type(action) is GiveUp:

@@ -27,6 +27,7 @@ from kubegym.core.ids import run_of_rollout
 from kubegym.core.outcomes import STOP_REASONS, StopReason
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
+from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, marked
 from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER, failure_of
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.http.names import Resolver
@@ -198,6 +199,8 @@ class ModelServerClient:
             extra: dict[str, Any] = {} if context.seed is None else {"seed": context.seed}
             if context.token_ids:
                 extra |= {"return_token_ids": True, "logprobs": True}
+            if context.previous is not None and isinstance(body.get("input"), list):
+                body["input"] = marked(body["input"], context.previous)
             if extra:
                 metadata = dict(body.get("metadata") or {})
                 given = orjson.loads(metadata.get("extra_body") or "{}")
@@ -329,7 +332,8 @@ def _read(response: Response, where: str) -> ModelReply:
         version = response.header(POLICY_VERSION_HEADER)
         told = (response.header(STOP_HEADER) or b"").decode("latin-1")
         stop: StopReason | None = next((reason for reason in STOP_REASONS if reason == told), None)
-        return ModelReply(body, int(version) if version is not None and version.isdigit() else None, stop=stop)
+        number = int(version) if version is not None and version.isdigit() else None
+        return ModelReply(body, number, stop=stop, tokens=_take_tokens(body))
     asked = response.header(b"retry-after")
     wait = float(asked) if asked is not None and asked.isdigit() else None
     carried = failure_of(body, 0) if isinstance(body, dict) else None
@@ -342,6 +346,19 @@ def _read(response: Response, where: str) -> ModelReply:
     if carried is not None:
         reason, retryable = carried.reason, carried.retryable
     raise ModelError(message, reason=reason, retryable=retryable, status=status, retry_after=wait)
+
+
+def _take_tokens(body: dict[str, Any]) -> CallTokens | None:
+    """The call's tokens, which are taken off the item that told them: the next request need not repeat them all."""
+    output = body.get("output")
+    last = output[-1] if isinstance(output, list) and output else None
+    if not isinstance(last, dict):
+        return None
+    tokens = CallTokens.read(last)
+    if tokens is not None:
+        for name in TOKEN_FIELDS:
+            del last[name]
+    return tokens
 
 
 def _excerpt(response: Response) -> str:

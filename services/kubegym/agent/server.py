@@ -44,6 +44,10 @@ class OpenSession(Protocol):
         ...
 
 
+MakeAttempt = Callable[[Assignment, Session, AgentSettings], Awaitable[Attempt]]
+"""A harness: makes an attempt with a fresh session, which it closes."""
+
+
 class AgentServer:
     """Attempts for others to ask for.
 
@@ -53,6 +57,8 @@ class AgentServer:
         settings: how attempts are made; a caller may ask for a seed, limits and a deadline of its own.
         name: the environment's, which enters the identity of tasks.
         skip_verification_reward: what callers without null are told where ``settings.verify`` is False.
+        make_attempt: the harness of ``/run``; None is the loop over model and tools. With another there is no
+            ``/v1/responses``.
         remote: whether sessions live in another process, so that cookies name them; ``/v1/responses`` then goes on
             with its caller's session, else it seeds one of its own.
         aggregate_metrics: answers ``/aggregate_metrics``; None: there is no such route.
@@ -69,6 +75,7 @@ class AgentServer:
         *,
         name: str = "agent",
         skip_verification_reward: float = 0.0,
+        make_attempt: MakeAttempt | None = None,
         remote: bool = False,
         aggregate_metrics: Callable[[Request], Awaitable[Reply]] | None = None,
         unready: Callable[[], str | None] = lambda: None,
@@ -80,6 +87,7 @@ class AgentServer:
         self._settings = settings or AgentSettings()
         self._name = name
         self._skip_reward = skip_verification_reward
+        self._make_attempt = make_attempt
         self._remote = remote
         self._aggregate = aggregate_metrics
         self._unready = unready
@@ -121,8 +129,9 @@ class AgentServer:
         )
         routes: dict[tuple[str, str], Handler] = {
             ("POST", "/run"): self._run,
-            ("POST", "/v1/responses"): self._responses,
         }
+        if self._make_attempt is None:
+            routes["POST", "/v1/responses"] = self._responses
         if self._aggregate is not None:
             routes["POST", "/aggregate_metrics"] = self._aggregate
         return App(
@@ -153,7 +162,11 @@ class AgentServer:
         assignment = read_assignment(row, self._name, request.rollout)
         cookie = headers.get(b"cookie")
         session = self._open(assignment, CookieJar(cookie)) if cookie else self._open(assignment)
-        attempt = await self._counted(request, run_attempt(assignment, session, self._model, settings))
+        if self._make_attempt is None:
+            running: Awaitable[Attempt] = run_attempt(assignment, session, self._model, settings)
+        else:
+            running = self._make_attempt(assignment, session, settings)
+        attempt = await self._counted(request, running)
         nullable = headers.get(WIRE_HEADER) == b"1"
         reply = run_reply(assignment, attempt, nullable=nullable, skipped_reward=self._skip_reward)
         return Reply(orjson.dumps(reply, option=orjson.OPT_SERIALIZE_NUMPY))

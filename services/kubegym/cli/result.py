@@ -11,6 +11,7 @@ from kubegym.cli.tables import print_table, result_json, result_rows
 
 if TYPE_CHECKING:
     from kubegym.local.localrun import RunResult
+    from kubegym.rollout import Manifest
     from kubegym.storage import ObjectStore
 
 FAILURES_KEY = "rollouts_failures.jsonl"
@@ -64,6 +65,8 @@ async def show(result: RunResult, *, seconds: float | None, fresh: bool, retried
         say("this run was finished already" + ("" if retried else "; --fresh starts another"))
     for agent, trouble in summary.metric_errors.items():
         say(f"warning: the metrics of {agent} are not complete: {trouble}")
+    if manifest.totals.stale:
+        say(stale_line(manifest))
     if manifest.totals.failures:
         for line in failure_hints(result.output, manifest.totals.failures, await _examples(result.output)):
             say(line)
@@ -72,6 +75,11 @@ async def show(result: RunResult, *, seconds: float | None, fresh: bool, retried
         say(
             f"error: {failed:,} of {planned:,} rollouts failed, more than the run allows [RolloutFailureBudgetExceeded]"
         )
+
+
+def stale_line(manifest: Manifest) -> str:
+    """How many rollouts are recorded and not delivered, because the policy went on."""
+    return f"{manifest.totals.stale:,} of {manifest.planned:,} rollouts are stale: recorded, and not delivered"
 
 
 def failure_hints(output: str, failures: Mapping[str, int], examples: Mapping[str, str]) -> list[str]:

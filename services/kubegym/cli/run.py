@@ -121,6 +121,15 @@ def run(
         KeptTokens | None,
         typer.Option(help="Token ids: in Arrow files beside the rows, or in the rows.", rich_help_panel=_PACE),
     ] = None,
+    max_policy_version_lag: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Policy versions that may pass while a rollout runs; an older one is stale.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     materialized_inputs: Annotated[
         bool,
         typer.Option("--materialized-inputs", help="Also write what each rollout was asked.", rich_help_panel=_PACE),
@@ -154,6 +163,7 @@ def run(
         "concurrency": concurrency,
         "output": output,
         "tokens": tokens.value.capitalize() if tokens else None,
+        "max_policy_version_lag": max_policy_version_lag,
         "materialized_inputs": materialized_inputs,
         "agent_urls": tuple(agent_url or ()),
         "resources_urls": tuple(resources_url or ()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kubegym.model.queue import FairQueue
     from kubegym.model.server import ControlPort
     from kubegym.model.simulated import Distribution, Faults
+    from kubegym.model.weights import Places, Start
 
 serve = typer.Typer(name="serve", help="Serve an environment's agent or resources, or a model.")
 
@@ -172,10 +173,27 @@ def model(
         typer.Option(metavar="S", min=0, help="After SIGTERM still take calls, not ready, while any come, at most S."),
     ] = 0.0,
     control_listen: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="The control port: /state, /drain, /pause, /resume.")
+        str | None, typer.Option(metavar="HOST:PORT", help="The control port: drain, pause, weights, canary.")
     ] = None,
     control_token_file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Holds the token that the control port asks for.")
+        str | None, typer.Option(metavar="FILE", help="Holds the token that the control port asks for, or its digest.")
+    ] = None,
+    policy_version: Annotated[
+        int | None, typer.Option(metavar="N", min=0, help="Of the weights that the engine starts with.")
+    ] = None,
+    first_weights: Annotated[str | None, typer.Option(metavar="DIR", help="Where these lie, for their canary.")] = None,
+    announced: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Says which weights are served before it is ready.")
+    ] = None,
+    weights_folder: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Where announced weights are fetched to, for the engine, too."),
+    ] = None,
+    weights_claim: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="A claim that is mounted, for pvc://; repeatable.")
+    ] = None,
+    weights_credentials: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Keys of a Secret, for weights that are fetched.")
     ] = None,
     silence_seconds: Annotated[
         float,
@@ -218,9 +236,18 @@ def model(
         if (engine is None) == (not upstream):
             raise InvalidSpec("give --upstream URL, or --engine embedded or simulated")
         if engine is not ServedEngine.simulated:
+            from kubegym.model.weights import Start
+
             options = {
                 "queue": queue_of(len(upstream or [1]), max_concurrency, max_queue),
                 "control": control_port(control_listen, control_token_file),
+                "weights": exchanged(
+                    Start(policy_version, path_of(first_weights or weights), path_of(announced)),
+                    control_listen is not None,
+                    weights_folder,
+                    weights_claim or [],
+                    weights_credentials,
+                ),
                 "silence_seconds": silence_seconds,
                 "drain_seconds": drain_seconds,
             }
@@ -254,7 +281,7 @@ def serve_model(
     api_key_file: str | None,
     host: str,
     port: int,
-    weights: str | None = None,
+    gguf: str | None = None,
     **options: Any,
 ) -> None:
     """Serve upstreams by URL, or the embedded engine where there is none; ``options`` as of ``run_model_server``."""
@@ -274,7 +301,7 @@ def serve_model(
             **options,
         )
         return
-    path = gguf_file(weights) if weights else None
+    path = gguf_file(gguf) if gguf else None
     client = build_client(
         ModelRef("embedded", name or (Path(path).stem if path else "tiny"), path=path), concurrency=64
     )
@@ -292,6 +319,28 @@ def queue_of(replicas: int, at_work: int | None, waiting: int | None) -> FairQue
     from kubegym.model.queue import AT_WORK, WAITING, FairQueue
 
     return FairQueue(AT_WORK * replicas if at_work is None else at_work, WAITING if waiting is None else waiting)
+
+
+def path_of(text: str | None) -> Path | None:
+    """A path, where there is one."""
+    return None if text is None else Path(text)
+
+
+def exchanged(
+    start: Start, controlled: bool, folder: str | None, claims: Sequence[str], credentials: str | None
+) -> tuple[Places, Start] | None:
+    """How weights are exchanged; None: not at all. Raises InvalidSpec."""
+    from kubegym.model.weights import Places
+
+    if not controlled and start.version is None and start.announced is None:
+        return None
+    mounted = {}
+    for word in claims:
+        name, equals, path = word.partition("=")
+        if not equals or not name or not path:
+            raise InvalidSpec(f"--weights-claim {word}: give NAME=DIR")
+        mounted[name] = Path(path)
+    return Places(path_of(folder), mounted, path_of(credentials)), start
 
 
 def control_port(listen: str | None, token_file: str | None) -> ControlPort | None:

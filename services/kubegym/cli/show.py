@@ -13,7 +13,7 @@ import typer
 
 from kubegym.cli.errors import guarded, print_json
 from kubegym.cli.locate import locate
-from kubegym.cli.result import one_line
+from kubegym.cli.result import one_line, stale_line
 from kubegym.core.errors import InputError, InvalidSpec
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ async def _show_run(run: StoredRun, place: str, as_json: bool) -> None:
         headings = ["task", *(["environment"] if several else []), "rollouts", "scored", "failed", "mean reward"]
         print_table(headings, [_task_cells(task, several) for task in tasks], sys.stdout)
     print(f"\nkubegym show {place} {tasks[0]['task'] if tasks else 'TASK'}    one task, and its rollouts")
+    if manifest.totals.stale:
+        print(stale_line(manifest))
     if manifest.totals.failed:
         print(f"kubegym show {place} --failed    what failed, and why")
 

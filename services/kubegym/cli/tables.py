@@ -108,6 +108,7 @@ def result_json(
             "unscored": totals.unscored,
             "failed": totals.failed,
             "failures": dict(sorted(totals.failures.items())),
+            "stale": totals.stale,
         },
         "mean_reward": totals.reward / totals.scored if totals.scored else None,
         "tokens": {"input": totals.input_tokens, "output": totals.output_tokens},

@@ -5,11 +5,12 @@ Each side depends on these, never on the other's internals; the local runner and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from kubegym.core.clock import Deadline
+from kubegym.core.errors import RolloutError
 from kubegym.core.messages import Done, Item, Message, ToolOutput, Turn
 from kubegym.core.outcomes import Failure, Outcome, StopReason
 from kubegym.core.tokens import CallTokens, TokenRecord
@@ -25,12 +26,14 @@ class CallContext:
         deadline: the rollout's; a client excuses waits that are not the rollout's own.
         seed: the seed to send with this call, or None to send none.
         token_ids: whether the reply should come with token ids and log-probs.
+        previous: the tokens of the conversation's call before, where they are known: the prompt is to continue them.
     """
 
     rollout_id: str
     deadline: Deadline
     seed: int | None = None
     token_ids: bool = False
+    previous: CallTokens | None = None
 
 
 @dataclass(slots=True)
@@ -43,8 +46,8 @@ class ModelReply:
         seconds: time the call took, waits for capacity left out.
         waited: time spent in queues, 429 and 503 back-off.
         stop: why the reply is cut short, as far as the endpoint tells; None for a whole one.
-        tokens: ids and log-probs of the call, where they were asked for and told. A server of the contract tells them
-            on the last output item instead (``core.tokens``).
+        tokens: ids and log-probs of the call, where they were told. On the wire of the contract they are on the last
+            output item (``core.tokens``).
     """
 
     response: dict[str, Any]
@@ -87,6 +90,45 @@ class Questions(Protocol):
         Raises:
             ModelError: no JSON object came back, after bounded retries.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCall:
+    """A model call that a program made of itself: the items that it sent, and the reply."""
+
+    input: list[Item]
+    reply: ModelReply
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCalls:
+    """What a program asked the model, in order.
+
+    Attributes:
+        calls: that were answered.
+        trouble: the last trouble of the model's that the program was told instead of an answer.
+        refused: whether it asked more often than it may.
+    """
+
+    calls: list[SeenCall]
+    trouble: RolloutError | None = None
+    refused: bool = False
+
+
+class ModelUrls(Protocol):
+    """A base URL of a model for every rollout, for programs that know no more of it."""
+
+    model: str
+
+    def open(
+        self, context: CallContext, *, max_calls: int | None = None, seeds: Callable[[int], int] | None = None
+    ) -> str:
+        """The rollout's base URL, without ``/v1``; ``seeds`` gives the seed of each call, from 0."""
+        ...
+
+    def shut(self, rollout_id: str) -> SeenCalls:
+        """The rollout's program is over: its URL is no longer good. What it asked."""
         ...
 
 
@@ -163,6 +205,7 @@ class Attempt:
 
     ``response`` is the contract's response object: on a failure what there was of it, or None. ``timing`` is in
     seconds, ``usage`` by role, ``turns`` one entry a model call. ``tokens`` are there where the model told them.
+    ``left_behind``: the policy had moved on too far when it ended.
     """
 
     outcome: Outcome
@@ -178,6 +221,12 @@ class Attempt:
     turns: list[dict[str, Any]] = field(default_factory=list)
     seed: int | None = None
     tokens: TokenRecord | None = None
+    left_behind: bool = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether it would be delivered but for its policy's age."""
+        return self.left_behind and self.outcome != "failed"
 
 
 @dataclass(frozen=True, slots=True)

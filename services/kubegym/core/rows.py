@@ -47,6 +47,8 @@ def build_row(assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, r
         row["_ng_attempt_index"] = assignment.attempt
     if not row.get("agent_ref"):
         row["agent_ref"] = {"type": AGENT_TYPE, "name": info.agent}
+    if attempt.stale:
+        row["mask_sample"] = True  # trainers that know the contract alone leave it out, too (2.7)
     row["kubegym"] = {
         "schema": SCHEMA,
         "run_id": run_id,
@@ -65,7 +67,7 @@ def build_row(assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, r
         "timing": attempt.timing,
         "turns": attempt.turns,
         "samples_ref": None,
-        "stale": False,
+        "stale": attempt.stale,
     }
     return row
 

@@ -141,6 +141,23 @@ class TokenRecord:
             output[item].update(self.call(number).fields())
 
 
+def marked(items: Sequence[dict[str, Any]], call: CallTokens) -> list[dict[str, Any]]:
+    """A conversation's items with a call's fields on the last one that a model put out, where the contract has them."""
+    for place in range(len(items) - 1, -1, -1):
+        item = items[place]
+        if item.get("role") == "assistant" or item.get("type") in ("function_call", "reasoning"):
+            return [*items[:place], {**item, **call.fields()}, *items[place + 1 :]]
+    return list(items)
+
+
+def last_told(items: Any) -> CallTokens | None:
+    """The call that the last item with the contract's fields tells of."""
+    for item in reversed(items) if isinstance(items, list) else ():
+        if isinstance(item, dict) and TOKEN_FIELDS[0] in item:
+            return CallTokens.read(item)
+    return None
+
+
 def taken(output: Sequence[dict[str, Any]], versions: Sequence[int | None] = ()) -> TokenRecord | None:
     """The record of a conversation's outputs that carry the contract's inline fields, which are taken out of them.
 

@@ -36,7 +36,7 @@ def batches(
         pad_id: the id that fills up.
         max_length: longer samples are left out, and their number is logged: half of one would be another sample.
         shuffle_seed: an order that the seed determines; None keeps the table's.
-        scored_only: leave out samples of rollouts without a reward.
+        scored_only: leave out samples of rollouts without a reward. Stale ones are left out in any case.
 
     Yields:
         ``input_ids`` (batch, length) int64; ``attention_mask`` and ``loss_mask`` (batch, length) bool; ``log_probs``
@@ -70,7 +70,8 @@ def _order(samples: pyarrow.Table, max_length: int | None, scored_only: bool) ->
 
     lengths = pc.list_value_length(samples["token_ids"]).to_pylist()
     outcomes = samples["outcome"].to_pylist()
-    wanted = [n for n, outcome in enumerate(outcomes) if outcome == "scored" or not scored_only]
+    stale = samples["stale"].to_pylist() if "stale" in samples.column_names else [None] * len(outcomes)
+    wanted = [n for n, outcome in enumerate(outcomes) if not stale[n] and (outcome == "scored" or not scored_only)]
     order = [n for n in wanted if max_length is None or lengths[n] <= max_length]
     if len(order) < len(wanted):
         log.warning("%d of %d samples are longer than %d tokens", len(wanted) - len(order), len(wanted), max_length)

@@ -27,12 +27,15 @@ def end_to_end(pairs: Sequence[Pair], drop: Set[bytes] = NEVER) -> list[Pair]:
         pairs: as they came; names in any case.
         drop: names in lower case that do not go on; ``NEVER`` and more.
     """
-    kept = [pair for pair in pairs if pair[0].lower() not in drop]
-    for name, value in pairs:
-        if len(name) == 10 and name.lower() == b"connection" and (told := value.strip().lower()) not in _PLAIN:
-            named = {word.strip() for word in told.split(b",")}
-            kept = [pair for pair in kept if pair[0].lower() not in named]
-    return kept
+    kept: list[Pair] = []
+    named: set[bytes] | None = None
+    for pair in pairs:
+        name = pair[0].lower()
+        if name not in drop:
+            kept.append(pair)
+        elif name == b"connection" and (told := pair[1].strip().lower()) not in _PLAIN:
+            named = (named or set()) | {word.strip() for word in told.split(b",")}
+    return kept if named is None else [pair for pair in kept if pair[0].lower() not in named]
 
 
 def lines(pairs: Iterable[Pair]) -> bytes:

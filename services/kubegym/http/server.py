@@ -369,6 +369,17 @@ def _sink(send: Send) -> Callable[[bytes], bool]:
 
     uvicorn's ``send`` waits for a slow client before it writes anything, so that giving up there loses nothing.
     """
+    cycle: Any = getattr(send, "__self__", None)
+    if getattr(cycle, "chunked_encoding", False) is True:  # uvicorn's: its coroutine costs more than the write
+        flow = cycle.flow
+
+        def write(piece: bytes) -> bool:
+            if flow.write_paused or cycle.disconnected or not piece:
+                return False
+            cycle.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            return True
+
+        return write
 
     def sink(piece: bytes) -> bool:
         sending = send({"type": "http.response.body", "body": piece, "more_body": True}).__await__()
@@ -449,7 +460,7 @@ def serve(
 
     server = Server(config)
     gc.freeze()  # what is loaded by now stays, and a server makes little garbage in cycles: look for it less often
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(200_000, 20, 100)
     try:
         server.run(list(sockets) if sockets else None)
     except SystemExit as error:  # uvicorn's word for an address that is taken

@@ -61,6 +61,8 @@ class Collector:
         sampling: Responses create-params over the tasks' own.
         seed: sampling seed; None sends none.
         max_attempts: tries of a rollout whose failure is retryable.
+        max_policy_version_lag: policy versions that may pass while a rollout runs; an older one is recorded as
+            stale, and not delivered.
         group: which groups are delivered; the record keeps all.
         metrics: Prometheus instruments.
     """
@@ -76,6 +78,7 @@ class Collector:
         sampling: Mapping[str, Any] | None = None,
         seed: int | None = None,
         max_attempts: int = 3,
+        max_policy_version_lag: int | None = None,
         group: GroupPolicy | None = None,
         metrics: WorkerMetrics | None = None,
     ) -> None:
@@ -94,7 +97,11 @@ class Collector:
             seed=seed,
         )
         self._settings = WorkerSettings(
-            concurrency=concurrency, max_attempts=max_attempts, flush_seconds=1.0, max_failed_fraction=1.0
+            concurrency=concurrency,
+            max_attempts=max_attempts,
+            flush_seconds=1.0,
+            max_failed_fraction=1.0,
+            max_policy_version_lag=max_policy_version_lag,
         )
         self._policy = group or GroupPolicy()
         self._metrics = metrics
@@ -192,8 +199,8 @@ class Collector:
         mine = self._current = _Collection(worker, pool, asyncio.create_task(worker.run(), name="collect"))
         try:
             async for group in _until(mine.task, ready):
-                if self._policy.delivers(group):
-                    yield group
+                if (delivered := self._policy.delivered(group)) is not None:
+                    yield delivered
         finally:
             if self._current is mine:
                 await self._end()

@@ -6,10 +6,13 @@ import importlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kubegym.agent import TRUNCATED, AgentSettings, apply_verdict, run_attempt
+from kubegym.agent.program import Program, run_program
 from kubegym.agent.resources_client import ResourcesClient
 from kubegym.core.errors import AgentError, EnvironmentNotFound, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
@@ -18,8 +21,8 @@ from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.data.aggregate import MetricHooks
 from kubegym.http import HttpClient
 from kubegym.http.names import SystemResolver
-from kubegym.local.models import OnCall, build_client
-from kubegym.local.runspec import Entry, RunSpec
+from kubegym.local.models import OnCall, build_client, rollout_calls
+from kubegym.local.runspec import Entry, ModelRef, RunSpec
 from kubegym.resources import (
     Environment,
     EnvironmentRuntime,
@@ -29,6 +32,10 @@ from kubegym.resources import (
     Watchdog,
     load_environment,
 )
+
+if TYPE_CHECKING:
+    from kubegym.agent.server import MakeAttempt
+    from kubegym.model.rollout_calls import RolloutCalls
 
 log = logging.getLogger("kubegym.local")
 
@@ -76,7 +83,33 @@ class Part:
             model=models["policy"].model if "policy" in models else entry.models["policy"].model,
         )
         self.models = models
+        self.urls: RolloutCalls | None = None
+        self._serving = AsyncExitStack()
+        if not entry.agent_urls:
+            self.make_attempt = self._maker()
         self.attempt = self._remote(http) if entry.agent_urls else self._here(http)
+
+    def _maker(self) -> MakeAttempt:
+        """How an attempt is made in this process, by the agent's harness. Raises InvalidSpec."""
+        entry, policy = self.entry, self.models["policy"]
+        if entry.harness == "simple":
+            return partial(_loop, policy)
+        if entry.harness != "command":
+            raise InvalidSpec(f"{entry.name}: no harness is called {entry.harness!r}; there are: simple, command")
+        program = Program.parse(entry.harness_config, entry.name, self.loaded.folder)
+        ref = entry.models.get("policy") or ModelRef("endpoint", policy.model)
+        tokens, overrides = self.settings.token_ids, self.settings.overrides
+        self.urls = rollout_calls(ref, policy, token_ids=tokens, overrides=overrides, host="127.0.0.1")
+        return partial(_program, program, self.urls)
+
+    async def start(self) -> None:
+        """Listen where programs ask the model, if the agent is one."""
+        if self.urls is not None:
+            await self._serving.enter_async_context(self.urls)
+
+    async def close(self) -> None:
+        """Listen no longer. May be called twice."""
+        await self._serving.aclose()
 
     def _remote(self, http: HttpClient) -> Attempting:
         from kubegym.rollout.remote import RemoteAgent, RemoteEpisodes
@@ -106,7 +139,7 @@ class Part:
         return self.runtime.session(assignment, others)
 
     def _here(self, http: HttpClient) -> Attempting:
-        policy, settings = self.models["policy"], self.settings
+        make, settings = self.make_attempt, self.settings
         open_session: Callable[[Assignment], Session] = self.session
         if self.entry.resources_urls:
             open_session = ResourcesClient(self.entry.resources_urls, http=http, resolver=SystemResolver()).session
@@ -116,9 +149,19 @@ class Part:
                 session = open_session(assignment)
             except RolloutError as error:
                 return Attempt("failed", failure=error.failure(assignment.attempt))
-            return await run_attempt(assignment, session, policy, settings)
+            return await make(assignment, session, settings)
 
         return attempt
+
+
+async def _loop(policy: ModelClient, assignment: Assignment, session: Session, settings: AgentSettings) -> Attempt:
+    return await run_attempt(assignment, session, policy, settings)
+
+
+async def _program(
+    program: Program, urls: RolloutCalls, assignment: Assignment, session: Session, settings: AgentSettings
+) -> Attempt:
+    return await run_program(assignment, session, program, urls, settings)
 
 
 class LocalEpisodes:
@@ -138,6 +181,7 @@ class LocalEpisodes:
         for part in self.parts.values():
             if not part.entry.served:
                 await part.runtime.start()
+            await part.start()
 
     async def run(self, assignment: Assignment) -> Attempt:
         """Make one attempt."""
@@ -178,6 +222,7 @@ class LocalEpisodes:
         """Tear environments down, then close models."""
         try:
             for part in self.parts.values():
+                await part.close()
                 await part.runtime.close()
         finally:
             self._watchdog.close()
@@ -297,8 +342,6 @@ def build_episodes(
     for entry in spec.entries:
         loaded = (classes or {}).get(entry.name) or load_or_stand_in(entry)
         runtime = EnvironmentRuntime(loaded.cls, entry.config, name=loaded.name, limits=limits, watchdog=watchdog)
-        if entry.harness != "simple" and not entry.agent_urls:
-            raise InvalidSpec(f"{entry.name}: no harness is called {entry.harness!r}; there is: simple")
         models: dict[str, ModelClient] = dict(clients or {})
         if not models and "policy" not in entry.models:
             raise InvalidSpec(

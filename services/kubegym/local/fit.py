@@ -19,7 +19,8 @@ from kubegym.core.errors import ModelError, ModelUnsuitable
 from kubegym.core.messages import Image, Message
 from kubegym.core.protocols import CallContext, ModelClient
 from kubegym.local.episodes import LocalEpisodes
-from kubegym.model.client import ChatClient, EngineClient
+from kubegym.model.client import ChatClient
+from kubegym.model.engine_client import EngineClient
 
 log = logging.getLogger("kubegym.local")
 

@@ -262,6 +262,7 @@ class LocalRun:
                 flush_bytes=spec.flush_bytes,
                 max_failed_fraction=spec.max_failed_fraction,
                 tokens=spec.tokens,
+                max_policy_version_lag=spec.max_policy_version_lag,
             ),
             weights={entry.name: entry.weight for entry in spec.entries},
             child=self._child(),
@@ -381,11 +382,19 @@ def make_draft(spec: RunSpec, episodes: LocalEpisodes, tasks: RunTasks) -> Draft
     return Draft(
         name=spec.name,
         environments=tuple(environments),
-        settings={} if spec.tokens == "None" else {"tokens": spec.tokens},
+        settings=_settings(spec),
         wanted=tuple(wanted),
         tasks_per_shard=spec.tasks_per_shard,
         extra={"run": spec.to_json()},
     )
+
+
+def _settings(spec: RunSpec) -> dict[str, Any]:
+    settings = {
+        "tokens": None if spec.tokens == "None" else spec.tokens,
+        "maxPolicyVersionLag": spec.max_policy_version_lag,
+    }
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 # Where rows lie does not decide what they hold; how many of them, a later generation may change.
@@ -405,6 +414,7 @@ def _frozen(entry: Entry, name: str, source: str, rows: str) -> dict[str, Any]:
         "dataset": {**dataset, "sha256": rows},
         "agent_refs": list(entry.agent_refs),
         "harness": entry.harness,
+        **({"harness_config": entry.harness_config} if entry.harness_config else {}),
         "sampling": entry.sampling,
         "max_steps": entry.max_steps,
         "max_total_tokens": entry.max_total_tokens,

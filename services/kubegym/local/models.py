@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import ModelClient
 from kubegym.local.runspec import ModelRef
+
+if TYPE_CHECKING:
+    from kubegym.model.rollout_calls import RolloutCalls
 
 OnCall = Callable[[float, float, str, int, int], None]
 
@@ -44,7 +48,7 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
         from kubegym.http.names import SystemResolver
 
         return ModelServerClient([ref.base_url or ""], ref.model, role=role, resolver=SystemResolver(), on_call=on_call)
-    from kubegym.model.client import EngineClient
+    from kubegym.model.engine_client import EngineClient
 
     if ref.kind == "embedded":
         from kubegym.model.embedded import MAX_SLOTS, EmbeddedEngine
@@ -56,6 +60,35 @@ def build_client(ref: ModelRef, *, concurrency: int, on_call: OnCall | None = No
 
     config = SimulatedConfig.parse({"model": ref.model, **ref.options})
     return EngineClient(SimulatedEngine(config), on_call=on_call)
+
+
+def rollout_calls(
+    ref: ModelRef, client: ModelClient, *, token_ids: bool, overrides: Mapping[str, Any], host: str
+) -> RolloutCalls:
+    """Base URLs of a policy for programs.
+
+    Args:
+        ref: the model.
+        client: its client; one that was given in Python, or an engine of this process, is asked through it.
+        token_ids: whether token ids are captured.
+        overrides: see ``RolloutUrls``.
+        host: where programs reach this process.
+
+    Raises:
+        InvalidSpec: a client of another kind.
+    """
+    from kubegym.agent.model_server import ModelServerClient
+    from kubegym.http.names import SystemResolver
+    from kubegym.model.client import ChatClient
+    from kubegym.model.engine_client import EngineClient
+    from kubegym.model.rollout_calls import RolloutCalls
+
+    options: dict[str, Any] = {"token_ids": token_ids, "overrides": overrides, "host": host}
+    if isinstance(client, ChatClient | EngineClient):
+        return RolloutCalls([client], client.model, **options)
+    if isinstance(client, ModelServerClient):
+        return RolloutCalls([ref.base_url or ""], ref.model, resolver=SystemResolver(), **options)
+    raise InvalidSpec(f"the harness command needs a policy behind a URL, or an engine; not {client!r}")
 
 
 async def check_models(clients: list[ModelClient]) -> None:

@@ -41,6 +41,7 @@ def run(
     config: Mapping[str, Any] | None = None,
     output: str | Path | None = None,
     tokens: Tokens | None = None,
+    max_policy_version_lag: int | None = None,
     display: Display | None = None,
 ) -> Results:
     """Collect rollouts and return them.
@@ -65,6 +66,7 @@ def run(
         config: the environment's configuration, over the manifest's.
         output: folder or URL; default ``runs/<environment>/<digest>``.
         tokens: ``Samples`` keeps token ids and log-probs beside the rows (``Results.samples``), ``Inline`` in them.
+        max_policy_version_lag: policy versions that may pass while a rollout runs; an older one is marked stale.
         display: shows how it goes; default nothing.
 
     Raises:
@@ -90,6 +92,7 @@ def run(
         seed=seed,
         output=None if output is None else str(output),
         tokens=tokens,
+        max_policy_version_lag=max_policy_version_lag,
     )
     classes: dict[str, LoadedEnvironment] = {}
     if isinstance(environment, type):
@@ -126,7 +129,14 @@ def _of_class(cls: type[Environment], flags: RunFlags, classes: dict[str, Loaded
         sampling=flags.sampling(),
         seed=flags.seed,
     )
-    return RunSpec(name=loaded.name, entries=(entry,), output=flags.output, concurrency=flags.concurrency or 32)
+    return RunSpec(
+        name=loaded.name,
+        entries=(entry,),
+        output=flags.output,
+        concurrency=flags.concurrency or 32,
+        tokens=flags.tokens or "None",
+        max_policy_version_lag=flags.max_policy_version_lag,
+    )
 
 
 def with_policy(spec: RunSpec, policy: ModelRef) -> RunSpec:
@@ -139,7 +149,7 @@ def as_client(model: ModelClient | AnswerFunction) -> ModelClient:
     """A ModelClient as it is; a function as an engine in this process."""
     if not callable(model):
         return model
-    from kubegym.model.client import EngineClient
+    from kubegym.model.engine_client import EngineClient
     from kubegym.model.simulated import Answers, SimulatedConfig, SimulatedEngine
 
     name = getattr(model, "__name__", "function")

@@ -57,6 +57,7 @@ class RunFlags:
     max_steps: int | None = None
     output: str | None = None
     tokens: Tokens | None = None
+    max_policy_version_lag: int | None = None
     materialized_inputs: bool = False
     agent_urls: tuple[str, ...] = ()
     resources_urls: tuple[str, ...] = ()
@@ -66,8 +67,10 @@ class RunFlags:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidSpec(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.offset is not None and self.offset < 0:
-            raise InvalidSpec(f"--offset must be at least 0, not {self.offset}")
+        for name in ("offset", "max_policy_version_lag"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise InvalidSpec(f"--{name.replace('_', '-')} must be at least 0, not {value}")
         if self.agent_urls and self.resources_urls:
             raise InvalidSpec("--agent-url and --resources-url: an agent server knows its resources server; give one")
 
@@ -225,6 +228,7 @@ def spec_of_job(job: RolloutJob, entries: Sequence[Entry], *, honour_output: boo
         max_attempts=spec.failure_policy.max_rollout_attempts,
         max_failed_fraction=float(spec.failure_policy.max_failed_rollout_fraction),
         tokens=output.tokens,
+        max_policy_version_lag=spec.max_policy_version_lag,
     )
 
 
@@ -287,6 +291,7 @@ def entry_of(
         weight=float(item.weight) if item else 1.0,
         agent_refs=item.agent_refs if item else (),
         harness=environment_spec.agent.harness if environment_spec else "simple",
+        harness_config=dict(environment_spec.agent.config) if environment_spec else {},
         sampling=_create_params(sampling),
         max_steps=environment_spec.agent.max_steps if environment_spec else None,
         max_total_tokens=sampling.max_total_tokens,
@@ -406,6 +411,7 @@ def _with_flags(spec: RunSpec, flags: RunFlags) -> RunSpec:
         )
     if flags.dataset is not None and len(entries) > 1:
         raise InvalidSpec("--dataset is for one environment; this job has several")
+    lag = flags.max_policy_version_lag
     return replace(
         spec,
         entries=tuple(entries),
@@ -413,5 +419,6 @@ def _with_flags(spec: RunSpec, flags: RunFlags) -> RunSpec:
         output_endpoint=None if flags.output else spec.output_endpoint,
         concurrency=flags.concurrency or spec.concurrency,
         tokens=flags.tokens or spec.tokens,
+        max_policy_version_lag=spec.max_policy_version_lag if lag is None else lag,
         materialized_inputs=flags.materialized_inputs or spec.materialized_inputs,
     )

@@ -57,8 +57,8 @@ class Results:
 
         ``kubegym.batches`` makes padded arrays of it. Columns: ``rollout_id``, ``task_id``, ``task_index``,
         ``rollout_index``, ``attempt``, ``sample``, ``parent``, ``environment``, ``agent``, ``outcome``, ``reward``,
-        ``stop_reason``, ``token_ids`` (int32), ``loss_mask``, ``log_probs`` (float32; 0 where the mask is false),
-        ``policy_runs`` (``version`` from ``from_token`` on).
+        ``stop_reason``, ``stale``, ``token_ids`` (int32), ``loss_mask``, ``log_probs`` (float32; 0 where the mask is
+        false), ``policy_runs`` (``version`` from ``from_token`` on).
 
         Raises:
             InvalidSpec: "MissingDependency", pyarrow is not installed.
@@ -67,17 +67,17 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """The results task by task."""
-        return list(self._groups())
+        """The results task by task, without stale ones; ``rows`` has those, too."""
+        return list(self._groups(GroupPolicy()))
 
-    def _groups(self, policy: GroupPolicy | None = None) -> Iterator[Group]:
+    def _groups(self, policy: GroupPolicy) -> Iterator[Group]:
         rows = iter(self.rows)
         for lines in self.lines:
             members = [next(rows) for _ in lines]
             ours = members[0]["kubegym"]
             group = Group(ours["task_id"], ours["task_index"], ours["environment"]["name"], members)
-            if policy is None or policy.delivers(group):
-                yield group
+            if (delivered := policy.delivered(group)) is not None:
+                yield delivered
 
     def __len__(self) -> int:
         return sum(map(len, self.lines))

@@ -91,6 +91,7 @@ class Entry:
         models: by role; ``policy`` is there.
         dataset: None where the rows are handed over in Python.
         rollouts_per_task, weight, agent_refs: as in the manifest.
+        harness, harness_config: the agent's loop, and its settings.
         sampling: Responses create-params over the rows' own.
         max_steps, max_total_tokens, rollout_timeout: limits.
         seed: of the sampling; None sends none.
@@ -110,6 +111,7 @@ class Entry:
     weight: float = 1.0
     agent_refs: tuple[str, ...] = ()
     harness: str = "simple"
+    harness_config: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
     max_steps: int | None = None
     max_total_tokens: int | None = None
@@ -142,6 +144,7 @@ class RunSpec:
         tasks_per_shard: size of a new run's shards; larger than a Job's, as one worker shares with nobody.
         max_attempts, max_failed_fraction: the failure policy.
         tokens: what is kept of token ids.
+        max_policy_version_lag: see ``rollout.lag``.
         materialized_inputs: also write ``rollouts_materialized_inputs.jsonl``.
     """
 
@@ -160,6 +163,7 @@ class RunSpec:
     max_attempts: int = 3
     max_failed_fraction: float = 0.05
     tokens: Tokens = "None"
+    max_policy_version_lag: int | None = None
     materialized_inputs: bool = False
 
     def to_json(self) -> dict[str, Any]:

@@ -51,9 +51,23 @@ def agent_app(environment: str, flags: RunFlags | None = None) -> App:
     episodes = build_episodes(spec)
     part = episodes.parts[entry.name]
     policy = part.models["policy"]
+    harness = None if entry.harness == "simple" else part.make_attempt
     if entry.resources_urls:
         resources = ResourcesClient(entry.resources_urls)
-        return AgentServer.over(resources, policy, part.settings, name=part.info.name).app()
+
+        async def stop() -> None:
+            await part.close()
+            await resources.close()
+
+        return AgentServer.over(
+            resources,
+            policy,
+            part.settings,
+            name=part.info.name,
+            make_attempt=harness,
+            start=part.start,
+            stop=stop,
+        ).app()
 
     def session(assignment: Assignment, cookies: CookieJar | None = None, /) -> Session:
         return part.session(assignment)
@@ -63,6 +77,7 @@ def agent_app(environment: str, flags: RunFlags | None = None) -> App:
         policy,
         part.settings,
         name=part.info.name,
+        make_attempt=harness,
         aggregate_metrics=partial(aggregate_reply, hooks=part.metric_hooks),
         start=episodes.start,
         stop=episodes.close,

@@ -1,8 +1,8 @@
 """Model clients: Responses create-params in, a Responses object out, whatever speaks Chat Completions behind.
 
-``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` to an engine object in this process. They share
-conversion, deadlines and retries. A reply is a sample only if the endpoint finished it: an aborted generation is tried
-again, and what cannot be read is an error, never a text.
+``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` (engine_client.py) to an engine object in this
+process. They share conversion, deadlines and retries. A reply is a sample only if the endpoint finished it: an aborted
+generation is tried again, and what cannot be read is an error, never a text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import orjson
 
@@ -47,6 +47,7 @@ from kubegym.model.errors import (
     RequestUnsupported,
 )
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
+from kubegym.model.splice import Splicer
 
 log = logging.getLogger("kubegym.model")
 
@@ -56,7 +57,7 @@ OnCall = Callable[[float, float, str, int, int], None]
 POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
 
 
-class _Client:
+class Asking:
     """Conversion, deadline and retries around one way to ask for a chat completion.
 
     Args:
@@ -95,6 +96,7 @@ class _Client:
         self._overload = overload
         self._rng = rng or random.Random()
         self._on_call = on_call
+        self.splicer: Splicer | None = None
         self._identity = os.urandom(12).hex()  # asking the system for each reply's id would cost 15 us
         self._replies = itertools.count()
 
@@ -147,8 +149,13 @@ class _Client:
     def leave(self, rollout_id: str) -> None:
         """Nothing is kept for a rollout."""
 
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.model
+
     def _body(self, request: dict[str, Any], context: CallContext) -> dict[str, Any]:
-        body = chat_request(request, self.model, self._reasoning)
+        body = chat_request(request, self.asked, self._reasoning)
         if context.seed is not None:
             body["seed"] = context.seed
         if self._token_ids or context.token_ids:
@@ -164,9 +171,14 @@ class _Client:
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
         identity = f"{self._identity}{next(self._replies):08x}"
+        splicer = self.splicer if context.previous is not None and body.get("return_token_ids") else None
         try:
+            if splicer is not None and context.previous is not None:
+                body = await splicer.continued(body, context.previous, timeout)
             chat, version = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
+            if splicer is not None:
+                splicer.check(body, completion.tokens)
             if completion.tokens is None and (self._token_ids or context.token_ids):
                 self._warn_once()
             return completion, version
@@ -192,7 +204,7 @@ class _Client:
         raise NotImplementedError
 
 
-class ChatClient(_Client):
+class ChatClient(Asking):
     """A model behind an OpenAI-compatible endpoint: vLLM, NIM, OpenAI, the simulated engine.
 
     Args:
@@ -202,11 +214,12 @@ class ChatClient(_Client):
         headers: further header lines; they replace ours of the same name.
         http: connections to share with other clients; by default its own, closed with it.
         clock: for Retry-After dates.
-        options: see ``_Client``.
+        options: see ``Asking``.
 
     Attributes:
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
         context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
+        adapter: the name of an adapter that stands for the model; None: the model itself does.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -238,7 +251,14 @@ class ChatClient(_Client):
         self._routes: dict[str, Url] = {}
         self.served: frozenset[str] = frozenset({model})
         self.context_tokens: int | None = None
+        self.adapter: str | None = None
         self._limit_field = "max_tokens"
+        self.splicer = Splicer(self._ask)
+
+    @property
+    def asked(self) -> str:
+        """The name that calls for ``model`` ask for."""
+        return self.adapter or self.model
 
     @property
     def base_url(self) -> str:
@@ -366,6 +386,18 @@ class ChatClient(_Client):
         refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
         raise refusal
 
+    async def _ask(self, path: str, body: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+        """What a route beside the base URL says; None where there is no such route, empty where it refuses."""
+        response = await self._exchange(b"POST", self.at(path), orjson.dumps(body), timeout)
+        if 200 <= response.status < 300:
+            said = self._parse(response)
+            return said if isinstance(said, dict) else {}
+        if response.status in (401, 403, 404, 405, 501):
+            return None
+        if response.status < 500 and response.status not in (408, 425, 429):
+            return {}
+        raise status_error(response.status, self._text(response), self.at(path).shown)
+
     async def _exchange(self, method: bytes, url: Url, body: bytes, timeout: float) -> Response:
         return await self._send(method, url, self._header_block(), body, timeout)
 
@@ -425,62 +457,6 @@ class ChatClient(_Client):
 
     def _where(self) -> str:
         return self._chat_url.shown
-
-
-class Engine(Protocol):
-    """A model in this process that answers chat completions."""
-
-    name: str
-
-    async def chat(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """The ``chat.completion`` object. Raises ModelError, TimeoutError or OSError."""
-        ...
-
-    def close(self) -> None:
-        """Free the engine."""
-        ...
-
-
-class EngineClient(_Client):
-    """A model whose engine runs in this process.
-
-    Args:
-        engine: answers chat completions; closed with the client.
-        options: see ``_Client``.
-    """
-
-    def __init__(self, engine: Engine, **options: Any) -> None:
-        super().__init__(engine.name, **options)
-        self._engine = engine
-        self.context_tokens: int | None = getattr(engine, "context_tokens", None)
-
-    def __repr__(self) -> str:
-        return f"EngineClient({self.model!r})"
-
-    async def close(self) -> None:
-        """Close the engine; it may have to wait for its threads, so not on the event loop's."""
-        await asyncio.to_thread(self._engine.close)
-
-    async def complete(self, body: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """A chat call as others wrote it, made once. Raises ModelError."""
-        chat, _ = await self._chat(body, timeout)
-        return cast("dict[str, Any]", chat)
-
-    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
-        try:
-            reply = await self._engine.chat(body, timeout)
-        except TimeoutError:
-            raise ModelTimeout(f"{self._where()} gave no answer in {timeout:g} s") from None
-        except OSError as error:
-            raise ModelUnavailable(f"{self._where()}: {error}") from error
-        if isinstance(reply, dict) and isinstance(refusal := reply.get("error"), dict):
-            status = refusal.get("code")
-            text = f"{refusal.get('type', '')} {refusal.get('message', '')}"
-            raise status_error(status if isinstance(status, int) else 500, text, self._where(), body.get("max_tokens"))
-        return reply, None
-
-    def _where(self) -> str:
-        return f"engine {self.model}"
 
 
 def _header_lines(headers: Mapping[str, str]) -> dict[bytes, bytes]:

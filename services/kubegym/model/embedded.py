@@ -35,6 +35,8 @@ SHIPPED_MODEL = Path(__file__).with_name("tiny") / "tiny.gguf"
 MAX_SLOTS = 256
 """llama.cpp's limit on sequences that are decoded together."""
 
+MOST_LIKELY = 4096
+"""Tokens whose log-probs can be had at a place."""
 _UNCHANGED_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """The model's own distribution. llama.cpp's defaults (40, 0.95, 0.05) would sample from another policy."""
 _RANDOM_SEED = 2**32 - 1
@@ -74,7 +76,9 @@ class EmbeddedEngine:
         self.name = name
         self._slot_tokens = self.context_tokens = slot_tokens
         self._pid = os.getpid()
-        self._server = _start_server(path or SHIPPED_MODEL, slots, slot_tokens, threads)
+        self._first = path or SHIPPED_MODEL
+        self._sizes = (slots, slot_tokens, threads)
+        self._server = _start_server(self._first, *self._sizes)
         self._pool = ThreadPoolExecutor(slots, "kubegym-llama")
         # Runs at close(), when the engine is collected, or at exit, whichever is first; it must not hold ``self``.
         self._shut_down = weakref.finalize(self, _shut_down, self._pool, self._pid)
@@ -115,6 +119,28 @@ class EmbeddedEngine:
         answer["model"] = self.name  # llama.cpp puts the file's path here
         _drop_partial_logprobs(answer)
         return answer
+
+    def load(self, path: Path | None) -> None:
+        """Answer from another file from now on; None: from the first one. What is being decoded ends as it began.
+
+        Raises:
+            InputError: the file is missing or no model; the engine goes on as it was.
+        """
+        self._server = _start_server(path or self._first, *self._sizes)
+
+    async def log_probs(self, token_ids: list[int], timeout: float) -> list[float]:
+        """The log-prob of each token of a sequence but the first, given those before it.
+
+        Raises:
+            ModelError: refused, not in time, or a token is not among the likeliest ``MOST_LIKELY``.
+        """
+        self._check_usable()
+        work = asyncio.get_running_loop().run_in_executor(self._pool, _log_probs, self._server, token_ids)
+        try:
+            async with asyncio.timeout(timeout):
+                return await work
+        except TimeoutError:
+            raise ModelTimeout(f"the embedded engine gave no log-probs in {timeout:g} s") from None
 
     def close(self) -> None:
         """End the engine: requests in the queue fail, those being decoded are waited for. May be called twice."""
@@ -193,6 +219,26 @@ def _complete(server: Any, raw: bytes) -> dict[str, Any]:
     if "error" in answer:
         raise _refusal(answer["error"])
     return answer
+
+
+def _log_probs(server: Any, token_ids: list[int]) -> list[float]:
+    """Those of a sequence, one question a token; in a pool thread."""
+    found = []
+    for place in range(1, len(token_ids)):
+        body = {"prompt": token_ids[:place], "n_predict": 1, "n_probs": MOST_LIKELY, "temperature": 0.0}
+        chunks: list[bytes] = []
+        try:
+            server.handle_completions(orjson.dumps(body | _UNCHANGED_SAMPLING), chunks.append)
+        except (RuntimeError, ValueError) as error:
+            raise ModelRejectedRequest(str(error), status=400) from None
+        answer = orjson.loads(chunks[-1])
+        if "error" in answer:
+            raise _refusal(answer["error"])
+        told = {o["id"]: o["logprob"] for c in answer["choices"][0]["logprobs"]["content"] for o in c["top_logprobs"]}
+        if token_ids[place] not in told:
+            raise ModelReplyInvalid(f"token {token_ids[place]} is not among the {MOST_LIKELY} likeliest ones")
+        found.append(float(told[token_ids[place]]))
+    return found
 
 
 def _drop_partial_logprobs(answer: dict[str, Any]) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
+from kubegym.core.tokens import CallTokens
 from kubegym.http import HttpError, ReadTimeout
 from kubegym.http.headers import NEVER, Pair, end_to_end
 from kubegym.http.server import JSON, Reply
@@ -49,6 +50,7 @@ class Passed:
         pairs: the header lines that go on (``request_pairs``).
         timeout: seconds for the call.
         used: told the tokens of a whole reply.
+        previous: the tokens of the conversation's call before, which the prompt is to continue.
     """
 
     path: str
@@ -57,14 +59,16 @@ class Passed:
     pairs: Sequence[Pair]
     timeout: float
     used: Used
+    previous: CallTokens | None = None
 
     def data(self, client: ChatClient) -> bytes:
         """The body for this upstream; the very bytes where nothing is forced."""
         model = self.body.get("model")
-        served = isinstance(model, str) and model in client.served
-        if served and not client.sampling:
+        named = isinstance(model, str) and model in client.served and model != client.model
+        name = model if named else client.asked
+        if name == model and not client.sampling:
             return self.raw
-        return orjson.dumps({**self.body, "model": model if served else client.model, **client.sampling})
+        return orjson.dumps({**self.body, "model": name, **client.sampling})
 
 
 async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) -> Reply:
@@ -77,7 +81,12 @@ async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) 
     async def call(client: Client) -> Reply:
         if not isinstance(client, ChatClient):
             return Reply(orjson.dumps(await _engine_chat(client, passed, passed.body)))
-        response = await client.post(client.at(passed.path), passed.pairs, passed.data(client), passed.timeout)
+        call = passed
+        if passed.previous is not None and client.splicer is not None:
+            named = {**passed.body, "model": passed.body.get("model") or client.model}
+            body = await client.splicer.continued(named, passed.previous, passed.timeout)
+            call = replace(passed, body=body, raw=orjson.dumps(body))
+        response = await client.post(client.at(passed.path), passed.pairs, call.data(client), passed.timeout)
         if 200 <= response.status < 300:
             _check(response.body, client, passed.used)
             kind = response.header(b"content-type") or JSON

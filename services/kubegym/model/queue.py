@@ -31,7 +31,6 @@ class FairQueue:
     Attributes:
         working: calls at the engine.
         waiting: calls that wait.
-        paused: whether nobody is let in.
         refused: calls that found the queue full, or waited too long.
     """
 
@@ -40,7 +39,7 @@ class FairQueue:
             raise ValueError("a queue lets at least one call in")
         self.working = 0
         self.waiting = 0
-        self.paused = False
+        self._pauses: set[str] = set()
         self.refused = 0
         self._at_work = at_work
         self._most_waiting = waiting
@@ -103,13 +102,18 @@ class FairQueue:
         if not self.working and self._idle is not None:
             self._idle.set()
 
-    def pause(self) -> None:
-        """Let nobody in until ``resume``; who is at work finishes."""
-        self.paused = True
+    @property
+    def paused(self) -> bool:
+        """Whether nobody is let in."""
+        return bool(self._pauses)
 
-    def resume(self) -> None:
-        """Let calls in again."""
-        self.paused = False
+    def pause(self, why: str = "paused") -> None:
+        """Let nobody in until ``resume`` for the same reason; who is at work finishes."""
+        self._pauses.add(why)
+
+    def resume(self, why: str = "paused") -> None:
+        """Let calls in again, unless there is another reason not to."""
+        self._pauses.discard(why)
         self._fill()
 
     async def idle(self) -> None:

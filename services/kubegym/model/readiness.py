@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from kubegym.core.errors import ModelError
 from kubegym.core.retry import Backoff
-from kubegym.model.client import ChatClient, EngineClient
+from kubegym.model.client import ChatClient
 from kubegym.model.endpoint import check_endpoint
+from kubegym.model.engine_client import EngineClient
 
 log = logging.getLogger("kubegym.model")
 

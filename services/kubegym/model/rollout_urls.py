@@ -11,7 +11,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -20,10 +20,13 @@ import orjson
 
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError
+from kubegym.core.outcomes import StopReason
 from kubegym.core.protocols import CallContext, ModelReply
+from kubegym.core.tokens import CallTokens
 from kubegym.http.beside import served_beside
 from kubegym.http.server import Problem, Reply, Request
 from kubegym.model.client import POLICY_VERSION_HEADER
+from kubegym.model.convert import chat_request, told_tokens
 from kubegym.model.errors import ModelOverloaded
 from kubegym.model.passthrough import CHAT, Passed, pass_stream, pass_whole, request_pairs
 from kubegym.model.replies import EVENTS
@@ -52,6 +55,7 @@ class CapturedCall:
         policy_version: of the weights that answered, where the replica told.
         started_at: seconds since 1970.
         seconds: that the call took, retries included.
+        stop: why a Responses reply is cut short, where its own words do not tell.
     """
 
     rollout_id: str
@@ -61,6 +65,7 @@ class CapturedCall:
     policy_version: int | None
     started_at: float
     seconds: float
+    stop: StopReason | None = None
 
 
 class Capture(Protocol):
@@ -75,6 +80,20 @@ class Capture(Protocol):
 class _Open:
     segment: str
     context: CallContext
+    left: int | None
+    seeds: Callable[[int], int] | None
+    asked: int = 0
+    refused: bool = False
+    trouble: ModelError | None = None
+    previous: CallTokens | None = None
+
+    def begin(self) -> int | None:
+        """Count a call; its seed. Raises Problem where it is one too many."""
+        if self.left is not None and self.asked >= self.left:
+            self.refused = True
+            raise Problem(403, f"the rollout has made its {self.left} model calls")
+        self.asked += 1
+        return self.seeds(self.asked - 1) if self.seeds is not None else None
 
 
 class RolloutUrls(ModelServer):
@@ -87,6 +106,7 @@ class RolloutUrls(ModelServer):
         capture: keeps every call; None: they go through as they are. A captured call is made whole, and streamed to
             the agent when it is.
         token_ids: as ``ModelServer``; what an agent did not ask for itself is captured and not shown to it.
+        overrides: Responses create-params that win over what agents ask for; ``metadata`` is merged by key.
         rng: for pauses between tries.
         options: as ``ModelServer``.
     """
@@ -99,6 +119,7 @@ class RolloutUrls(ModelServer):
         port: int = 0,
         capture: Capture | None = None,
         token_ids: bool = False,
+        overrides: Mapping[str, Any] | None = None,
         rng: random.Random | None = None,
         **options: Any,
     ) -> None:
@@ -107,6 +128,8 @@ class RolloutUrls(ModelServer):
         self._capture = capture
         self._ask_tokens = token_ids
         self._rng = rng or random.Random()
+        self._overrides = dict(overrides or {})
+        self._forced = _forced(self._overrides)
         self._rollouts: dict[str, _Open] = {}
         self._by_segment: dict[str, str] = {}
         self._serving = AsyncExitStack()
@@ -120,25 +143,35 @@ class RolloutUrls(ModelServer):
     async def __aexit__(self, *_: object) -> None:
         await self._serving.aclose()
 
-    def open(self, context: CallContext) -> str:
+    def open(
+        self, context: CallContext, *, max_calls: int | None = None, seeds: Callable[[int], int] | None = None
+    ) -> str:
         """The base URL of a rollout, without ``/v1``: Messages are asked below it, the other two below its ``/v1``.
 
         Args:
-            context: whose it is; its deadline bounds every call.
+            context: whose it is; its deadline bounds every call, and it may ask for token ids.
+            max_calls: calls that are answered; any further one is refused (403).
+            seeds: of each call, from 0; an agent's own counts for nothing then.
         """
         identity = context.rollout_id
         self.shut(identity)
         segment = f"{identity}.{secrets.token_hex(16)}"
-        self._rollouts[identity] = _Open(segment, context)
+        self._rollouts[identity] = _Open(segment, context, max_calls, seeds)
         self._by_segment[segment] = identity
         return f"{self._url}/ng-rollout/{segment}"
 
-    def shut(self, rollout_id: str) -> None:
-        """The rollout is over: its URL is no longer good. May be called twice."""
+    def shut(self, rollout_id: str) -> tuple[ModelError | None, bool]:
+        """The rollout is over: its URL is no longer good. May be called twice.
+
+        Returns:
+            The trouble that ended its last call, where that may pass; and whether a call was refused for their number.
+        """
         opened = self._rollouts.pop(rollout_id, None)
-        if opened is not None:
-            del self._by_segment[opened.segment]
-            self._upstreams.leave(rollout_id)
+        if opened is None:
+            return None, False
+        del self._by_segment[opened.segment]
+        self._upstreams.leave(rollout_id)
+        return opened.trouble, opened.refused
 
     def _key(self, request: Request) -> tuple[str | None, list[tuple[bytes, bytes]]]:
         identity = self._by_segment.get(request.rollout or "")
@@ -152,43 +185,61 @@ class RolloutUrls(ModelServer):
         opened = self._rollouts.get(request.rollout)
         return min(super()._timeout(request), opened.context.deadline.remaining()) if opened is not None else 0.0
 
+    def _opened(self, request: Request) -> _Open:
+        opened = self._rollouts.get(request.rollout or "")
+        if opened is None:
+            raise Problem(404, "this is the URL of no rollout that runs")
+        return opened
+
     async def _respond(self, request: Request, key: str | None, params: dict[str, Any]) -> ModelReply:
-        ask = super()._respond
-        started_at, started = time.time(), time.monotonic()
-        reply = await self._patiently(request, lambda: ask(request, key, params))
+        opened = self._opened(request)
+        seed = opened.begin()
+        if self._overrides:
+            metadata = {**(params.get("metadata") or {}), **(self._overrides.get("metadata") or {})}
+            params = {**params, **self._overrides} | ({"metadata": metadata} if metadata else {})
+        tokens = self._ask_tokens or opened.context.token_ids
+        context = CallContext(key or "", Deadline(self._timeout(request)), seed, tokens, opened.previous)
+        began = time.time(), time.monotonic()
+        reply = await self._patiently(opened, lambda: self._ask(request, key, params, context))
         if self._capture is None:
             return reply
-        self._told("responses", request, params, with_tokens(reply), reply.policy_version, started_at, started)
+        opened.previous = reply.tokens
+        self._told("responses", request, params, with_tokens(reply), reply.policy_version, began, reply.stop)
         reply.tokens = None  # captured, and not shown to an agent that did not ask
         return reply
 
     async def _generate(self, path: str, request: Request, key: str | None, body: dict[str, Any]) -> Reply:
+        opened = self._opened(request)
+        seed = opened.begin()
+        raw, used = request.body, self._used(request)
+        if seed is not None or self._forced:
+            body = {**body, **self._forced} | ({} if seed is None else {"seed": seed})
+            raw = orjson.dumps(body)
         pairs = [pair for pair in request_pairs(request.pairs) if pair[0] not in _OF_THE_CALLER]
         streamed = body.get("stream") is True
         if self._capture is None:
             passing = pass_stream if streamed else pass_whole
             return await self._patiently(
-                request,
-                lambda: passing(
-                    self._upstreams,
-                    key,
-                    Passed(path, request.body, body, pairs, self._timeout(request), self._used(request)),
-                ),
+                opened,
+                lambda: passing(self._upstreams, key, Passed(path, raw, body, pairs, self._timeout(request), used)),
             )
         whole = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
-        if self._ask_tokens:
+        tokens = self._ask_tokens or opened.context.token_ids
+        if tokens:
             whole |= {"return_token_ids": True, "logprobs": True if path == CHAT else whole.get("logprobs") or 1}
         raw = orjson.dumps(whole)
-        started_at, started = time.time(), time.monotonic()
+        previous = opened.previous if path == CHAT and tokens else None
+        began = time.time(), time.monotonic()
         reply = await self._patiently(
-            request,
+            opened,
             lambda: pass_whole(
-                self._upstreams, key, Passed(path, raw, whole, pairs, self._timeout(request), self._used(request))
+                self._upstreams, key, Passed(path, raw, whole, pairs, self._timeout(request), used, previous)
             ),
         )
         completion = orjson.loads(reply.body)
+        opened.previous = told_tokens(completion) if path == CHAT else None
         dialect: Dialect = "chat" if path == CHAT else "completions"
-        self._told(dialect, request, body, completion, _version(reply), started_at, started)
+        self._told(dialect, request, body, completion, _version(reply), began)
         shown = _as_asked(completion, body)
         if not streamed:
             return Reply(orjson.dumps(shown), reply.status, reply.content_type, reply.headers)
@@ -198,30 +249,26 @@ class RolloutUrls(ModelServer):
         usage = isinstance(options, dict) and bool(options.get("include_usage"))
         return Reply(chat_events(shown, usage), 200, EVENTS, reply.headers)
 
-    async def _patiently(self, request: Request, ask: Callable[[], Awaitable[T]]) -> T:
+    async def _patiently(self, opened: _Open, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until there is an answer, within the bounds of ``model.retry``: agents of others may know none.
 
         Raises:
             ModelError: the last try's.
         """
-        tries = Tries(FAULTS, OVERLOAD, self._rng)
+        tries, deadline = Tries(FAULTS, OVERLOAD, self._rng), opened.context.deadline
         while True:
             try:
-                return await ask()
+                answer = await ask()
+                opened.trouble = None
+                return answer
             except ModelError as error:
                 pause = tries.pause(error)
-                deadline = self._deadline(request)
-                if pause is None or deadline is None:
-                    raise
-                if isinstance(error, ModelOverloaded):
+                if pause is not None and isinstance(error, ModelOverloaded):
                     deadline.excuse(pause)
-                if pause >= deadline.remaining():
+                if pause is None or pause >= deadline.remaining() or opened.segment not in self._by_segment:
+                    opened.trouble = error if error.retryable else None
                     raise
             await asyncio.sleep(pause)
-
-    def _deadline(self, request: Request) -> Deadline | None:
-        opened = self._rollouts.get(request.rollout or "")
-        return opened.context.deadline if opened is not None else None
 
     def _told(
         self,
@@ -230,13 +277,19 @@ class RolloutUrls(ModelServer):
         asked: dict[str, Any],
         reply: dict[str, Any],
         version: int | None,
-        started_at: float,
-        started: float,
+        began: tuple[float, float],
+        stop: StopReason | None = None,
     ) -> None:
         assert self._capture is not None
         assert request.rollout is not None
-        seconds = time.monotonic() - started
-        self._capture.captured(CapturedCall(request.rollout, dialect, asked, reply, version, started_at, seconds))
+        seconds = time.monotonic() - began[1]
+        self._capture.captured(CapturedCall(request.rollout, dialect, asked, reply, version, began[0], seconds, stop))
+
+
+def _forced(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Create-params as fields of a chat call."""
+    body = chat_request({**overrides, "input": ""}, "")
+    return {name: value for name, value in body.items() if name not in ("messages", "model")}
 
 
 def _version(reply: Reply) -> int | None:

@@ -23,6 +23,7 @@ from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError
 from kubegym.core.ids import run_of_rollout
 from kubegym.core.protocols import CallContext, ModelReply
+from kubegym.core.tokens import last_told
 from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER
 from kubegym.http.beside import served_beside
 from kubegym.http.names import Resolver
@@ -31,7 +32,7 @@ from kubegym.http.open_users import OpenUsers
 from kubegym.http.presence import WhileConnected
 from kubegym.http.server import App, Problem, Reply, Request, serve
 from kubegym.http.watch import SECONDS
-from kubegym.model.control import Control, Holds
+from kubegym.model.control import Control
 from kubegym.model.convert import (
     ReasoningStyle,
     Sanitised,
@@ -43,6 +44,7 @@ from kubegym.model.convert import (
 from kubegym.model.engine_metrics import EngineMetrics
 from kubegym.model.errors import RequestUnsupported
 from kubegym.model.forward import POSTED, READ, forward
+from kubegym.model.holds import Holds
 from kubegym.model.metrics import ModelServerMetrics
 from kubegym.model.openapi import document
 from kubegym.model.passthrough import CHAT, Passed, pass_stream, pass_whole, request_pairs
@@ -52,6 +54,8 @@ from kubegym.model.relay import Relay
 from kubegym.model.replies import EVENTS, failure_reply, status_of, version_headers
 from kubegym.model.streaming import failed_events, message_events, response_events
 from kubegym.model.upstream import Client, Upstreams, endpoint_client, only_model
+from kubegym.model.weights import Exchange, Places, Start
+from kubegym.model.weights.engines import weights_engine
 
 STOP_HEADER = (b"x-kubegym-stop", b"context_window")
 """On a reply that is empty because the conversation no longer fits; its body can only say "max_output_tokens"."""
@@ -90,11 +94,13 @@ class ModelServer(App):
         probe: whether ``/readyz`` waits until an upstream has told its models; without, calls alone find out.
         queue: who waits for the upstreams, and how many; by default ``FairQueue``'s limits for each of them.
         control: where the control port listens, and the file with its token; None: there is none.
+        weights: where announced weights come from and what the engine starts with; None: they are not exchanged.
         silence_seconds: see ``Upstreams``.
         resolver: see ``Upstreams``.
         rng: for pauses between tries.
 
     Attributes:
+        exchange: the weights of the one engine behind it, where they can be exchanged.
         holds: reasons not to be ready beside those that it finds out itself.
         queue: see above.
 
@@ -116,6 +122,7 @@ class ModelServer(App):
         probe: bool = True,
         queue: FairQueue | None = None,
         control: ControlPort | None = None,
+        weights: tuple[Places, Start] | None = None,
         silence_seconds: float = SECONDS,
         resolver: Resolver | None = None,
         rng: random.Random | None = None,
@@ -132,6 +139,7 @@ class ModelServer(App):
         self.holds = Holds()
         self.queue = queue or FairQueue(AT_WORK * len(clients))
         self._control = control
+        self.exchange = self._exchange_of(clients, weights)
         self._open = OpenUsers()
         self._stack = AsyncExitStack()
         self._readiness = Readiness(clients if probe else ())
@@ -158,10 +166,16 @@ class ModelServer(App):
             document=document,
         )
 
+    def _exchange_of(self, clients: Sequence[Client], weights: tuple[Places, Start] | None) -> Exchange | None:
+        engine = weights_engine(clients[0]) if weights is not None and len(clients) == 1 else None
+        return Exchange(engine, self.holds, self.queue, *weights) if engine is not None and weights else None
+
     async def _begin(self) -> None:
         await self._readiness.start()
+        if self.exchange is not None:
+            self.exchange.begin()
         if self._control is not None:
-            app = Control(self.holds, self.queue, self._control.token_file, self._why_unready)
+            app = Control(self.holds, self.queue, self._control.token_file, self._why_unready, self.exchange)
             url = await self._stack.enter_async_context(
                 served_beside(app, self._control.host, self._control.port, grace_seconds=1.0)
             )
@@ -171,6 +185,8 @@ class ModelServer(App):
     async def close(self) -> None:
         """Close the upstreams."""
         await self._stack.aclose()
+        if self.exchange is not None:
+            await self.exchange.close()
         await self._readiness.stop()
         await self._upstreams.close()
         if self._engines is not None:
@@ -182,6 +198,13 @@ class ModelServer(App):
         if self._engines is not None:
             reply.body += await self._engines.read(summed=request.parameters().get("engines") == "sum")
         return reply
+
+    async def _ready(self, request: Request) -> Reply:
+        """With what is served, and what becomes of weights that were announced."""
+        reply = await super()._ready(request)
+        if self.exchange is None:
+            return reply
+        return Reply.json({**orjson.loads(reply.body), **self.exchange.told()}, reply.status)
 
     def _why_unready(self) -> str | None:
         if self.stopping:
@@ -203,6 +226,7 @@ class ModelServer(App):
             started = clock()
             counters.started()
             outcome, waited, run = "gone", -1.0, ""
+            version: list[tuple[bytes, bytes]] = []
             reply: Reply | None = None
 
             def ended(how: str) -> None:
@@ -220,7 +244,9 @@ class ModelServer(App):
                         if queued:
                             waited = await queue.enter(run)
                             counters.waited(waited)
+                            version = self._version()
                         reply = await work(request, key)
+                        reply.headers += version
                     except ModelError as error:
                         reply = failure_reply(error, anthropic=anthropic)
                 reply.headers += headers
@@ -241,13 +267,17 @@ class ModelServer(App):
 
         return handle
 
+    def _version(self) -> list[tuple[bytes, bytes]]:
+        """Of the weights that answer whoever was just let in: they are exchanged while nobody is (``weights``)."""
+        return version_headers(self.exchange.version) if self.exchange is not None else []
+
     def _words(self, request: Request, waited: float) -> list[tuple[bytes, bytes]]:
         """What our own clients want to know beside the reply."""
         words = []
         if (told := request.headers.get(OPEN_HEADER)) is not None:
             words.append((OPEN_HEADER, self._open.told(told, time.monotonic())))
         if waited > 0:
-            words.append((QUEUED_HEADER, b"%.3f" % waited))
+            words.append((QUEUED_HEADER, b"%.6f" % waited))
         if self.stopping or self.holds.reasons:
             words.append(DRAINING_LINE)
         return words
@@ -278,7 +308,11 @@ class ModelServer(App):
         return min(seconds, self._request_timeout)
 
     async def _respond(self, request: Request, key: str | None, params: dict[str, Any]) -> ModelReply:
-        context = CallContext(key or "", Deadline(self._timeout(request)))
+        previous = last_told(params.get("input"))
+        context = CallContext(key or "", Deadline(self._timeout(request)), previous=previous)
+        return await self._ask(request, key, params, context)
+
+    async def _ask(self, request: Request, key: str | None, params: dict[str, Any], context: CallContext) -> ModelReply:
         reply = await self._upstreams.ask(key, lambda client: client.respond(params, context))
         if usage := reply.response["usage"]:
             self._used(request)(usage["input_tokens"], usage["output_tokens"])

@@ -24,8 +24,9 @@ from kubegym.http import ConnectFailed, ConnectionLost, watch
 from kubegym.http.names import Resolver
 from kubegym.http.replicas import Replica, Replicas
 from kubegym.http.routes import Routes
-from kubegym.model.client import ChatClient, EngineClient
+from kubegym.model.client import ChatClient
 from kubegym.model.endpoint import check_endpoint, model_names
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.engine_metrics import tokens_so_far
 from kubegym.model.errors import (
     ModelAborted,

@@ -215,6 +215,7 @@ class PodWorker:
                 flush_bytes=spec.flush_bytes,
                 max_failed_fraction=spec.max_failed_fraction,
                 tokens=spec.tokens,
+                max_policy_version_lag=spec.max_policy_version_lag,
             ),
             weights={entry.name: entry.weight for entry in spec.entries},
             child=ChildSpec("kubegym.local.episodes:from_json", spec.to_json()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from kubegym.core.protocols import Assignment, Attempt
@@ -29,12 +29,18 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All rollouts of one task, in order of their rollout index; ``rollouts`` are rows."""
+    """All rollouts of one task, in order of their rollout index.
+
+    Attributes:
+        rollouts: rows.
+        left_out: how many are missing there because they are stale.
+    """
 
     task_id: str
     task_index: int
     environment: str
     rollouts: list[dict[str, Any]] = field(repr=False)
+    left_out: int = 0
 
     @property
     def scored(self) -> list[dict[str, Any]]:
@@ -51,6 +57,8 @@ class Group:
 class GroupPolicy:
     """Which groups are delivered and exported; the record keeps them all.
 
+    Stale rollouts are never delivered, and count like rollouts without a reward.
+
     Attributes:
         min_scored: a group with fewer scored rollouts is *partial* (default: all of them).
         on_partial: what happens to partial groups.
@@ -61,13 +69,22 @@ class GroupPolicy:
     on_partial: Literal["Deliver", "Drop"] = "Deliver"
     drop_zero_variance: bool = False
 
-    def delivers(self, group: Group) -> bool:
-        """Whether the group passes."""
-        rewards = group.rewards
-        needed = len(group.rollouts) if self.min_scored is None else self.min_scored
+    def delivered(self, group: Group) -> Group | None:
+        """What of a group passes: it without its stale rollouts; None where nothing is left, or the rules drop it."""
+        fresh = [row for row in group.rollouts if not row["kubegym"]["stale"]]
+        if group.rollouts and not fresh:
+            return None
+        left_out = group.left_out + len(group.rollouts) - len(fresh)
+        passed = replace(group, rollouts=fresh, left_out=left_out)
+        rewards = passed.rewards
+        needed = len(fresh) + left_out if self.min_scored is None else self.min_scored
         if self.on_partial == "Drop" and len(rewards) < needed:
-            return False
-        return not (self.drop_zero_variance and len(set(rewards)) <= 1)
+            return None
+        return None if self.drop_zero_variance and len(set(rewards)) <= 1 else passed
+
+    def delivers(self, group: Group) -> bool:
+        """Whether anything of the group passes."""
+        return self.delivered(group) is not None
 
 
 class GroupAssembly:

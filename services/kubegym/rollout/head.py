@@ -95,7 +95,8 @@ class Part:
 class Totals:
     """Running sums over attempts, for progress without reading parts.
 
-    ``scored + unscored + failed`` are settled rollouts; ``attempts`` also counts attempts that were retried.
+    ``scored + unscored + failed`` are settled rollouts, ``stale`` those of them that are not delivered for their
+    policy's age; ``attempts`` also counts attempts that were retried.
     """
 
     scored: int = 0
@@ -106,6 +107,7 @@ class Totals:
     input_tokens: int = 0
     output_tokens: int = 0
     failures: dict[str, int] = field(default_factory=dict)
+    stale: int = 0
 
     @property
     def settled(self) -> int:
@@ -120,6 +122,7 @@ class Totals:
             self.output_tokens += usage.get("output_tokens") or 0
         if not final:
             return
+        self.stale += attempt.stale
         if attempt.outcome == "scored":
             self.scored += 1
             self.reward += attempt.reward or 0.0
@@ -144,6 +147,7 @@ class Totals:
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             failures,
+            self.stale + other.stale,
         )
 
     def without(self, failures: dict[str, int]) -> Totals:
@@ -232,6 +236,7 @@ class Head:
                     "input_tokens": totals.input_tokens,
                     "output_tokens": totals.output_tokens,
                     "failures": totals.failures,
+                    "stale": totals.stale,
                 },
             }
         )

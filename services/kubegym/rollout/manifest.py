@@ -67,6 +67,7 @@ class Manifest:
                 "unscored": totals.unscored,
                 "failed": totals.failed,
                 "failures": totals.failures,
+                "stale": totals.stale,
                 "attempts": totals.attempts,
             },
             "reward_sum": totals.reward,
@@ -91,6 +92,7 @@ class Manifest:
                 raw["tokens"]["input"],
                 raw["tokens"]["output"],
                 rollouts["failures"],
+                rollouts.get("stale", 0),
             )
             shards = {entry["shard"]: tuple(Part.from_dict(part) for part in entry["parts"]) for entry in raw["shards"]}
             return cls(

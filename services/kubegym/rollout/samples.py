@@ -125,7 +125,8 @@ def join(tables: Sequence[pyarrow.Table]) -> pyarrow.Table:
     require_arrow()
     import pyarrow as pa
 
-    return pa.concat_tables(tables) if tables else decode(encode([]))
+    # Files of before have fewer columns.
+    return pa.concat_tables(tables, promote_options="default") if tables else decode(encode([]))
 
 
 def of_results(table: pyarrow.Table, results: Collection[tuple[int, int, int]]) -> pyarrow.Table:
@@ -149,6 +150,7 @@ _PLAIN = {
     "outcome": "string",
     "reward": "float64",
     "stop_reason": "string",
+    "stale": "bool_",
 }
 
 
@@ -167,6 +169,7 @@ def _facts(one: Sampled, number: int, sample: Sample) -> tuple[Any, ...]:
         attempt.outcome,
         attempt.reward,
         attempt.stop_reason,
+        attempt.stale,
     )
 
 

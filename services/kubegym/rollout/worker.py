@@ -19,6 +19,7 @@ from kubegym.rollout.errors import FailureBudgetExceeded
 from kubegym.rollout.groups import Group, GroupAssembly, Member
 from kubegym.rollout.head import Totals
 from kubegym.rollout.isolate import Quarantine
+from kubegym.rollout.lag import PolicyLag
 from kubegym.rollout.metrics import WorkerMetrics
 from kubegym.rollout.pool import ShardPool, Workload
 from kubegym.rollout.samples import Sampled, record_of
@@ -44,6 +45,7 @@ class WorkerSettings:
             with its table and a resumed one gets on.
         tick_seconds: how often age and leases are looked at.
         tokens: what becomes of token ids: nothing, a file beside each part, or fields of the rows (contract 2.7).
+        max_policy_version_lag: see ``rollout.lag``.
     """
 
     concurrency: int = 32
@@ -55,6 +57,7 @@ class WorkerSettings:
     min_failures: int = 20
     tick_seconds: float = 0.2
     tokens: Tokens = "None"
+    max_policy_version_lag: int | None = None
 
     @property
     def ceiling_step(self) -> int:
@@ -123,6 +126,7 @@ class Worker:
         self._suspects: list[Work] = []
         self._isolating = asyncio.Lock()
         self._groups = GroupAssembly()
+        self._lag = PolicyLag(settings.max_policy_version_lag)
         self._failures = 0
         self._slots: set[asyncio.Task[None]] = set()
         self._crew: asyncio.TaskGroup | None = None
@@ -264,6 +268,7 @@ class Worker:
         history: list[tuple[Assignment, Attempt]] = []
         while True:
             attempt = await runner(assignment)
+            attempt.left_behind = self._lag.stale(assignment.environment, attempt.turns)
             failure = attempt.failure
             if failure is None or not failure.retryable or len(history) + 1 >= self._settings.max_attempts:
                 return Member(ordinal, assignment, attempt, history)

@@ -1,4 +1,4 @@
-"""Replicas of a model are killed, or stop without a word, during a run: no rollout is lost or scored wrongly."""
+"""Replicas of a model are ended, killed, or stop without a word, during a run: no rollout is lost or scored wrongly."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 from kubegym.agent.model_server import ModelServerClient
 from kubegym.core.retry import Backoff
 from kubegym.local.resolve import RunFlags, resolve
+from kubegym.local.results import read_results
 from testbed.comparable import rows_of
 from testbed.pods import ROOT, url_of
 
@@ -45,7 +46,7 @@ class Replica:
     async def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(number)
-        if number is signal.SIGKILL:
+        if number is not signal.SIGSTOP:
             await self.process.communicate()
 
 
@@ -72,12 +73,13 @@ async def one_behind_all(engines: Sequence[Replica], *options: str) -> AsyncIter
         await server.signal(signal.SIGKILL)
 
 
-async def killing(engines: Sequence[Replica], killed: list[str]) -> None:
-    """One after the other, each as soon as the one before is back."""
+async def ending(engines: Sequence[Replica], how: signal.Signals, ended: list[int | None]) -> None:
+    """One after the other, each as soon as the one before is back; ``ended`` gets their exit codes."""
     while True:
         for engine in engines:
-            await engine.signal(signal.SIGKILL)
-            killed.append(engine.url)
+            await engine.signal(how)
+            assert engine.process is not None
+            ended.append(engine.process.returncode)
             await engine.start()
 
 
@@ -97,10 +99,14 @@ async def undisturbed(tmp_path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("routed", ["by the worker", "by a model server"])
-async def test_killed_one_after_the_other(undisturbed: list[Any], tmp_path: Path, routed: str) -> None:
-    killed: list[str] = []
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_ended_one_after_the_other(
+    undisturbed: list[Any], tmp_path: Path, how: signal.Signals, routed: str
+) -> None:
+    """By SIGTERM as a node's drain and a preemption do it: what is there is finished, what comes goes elsewhere."""
+    ended: list[int | None] = []
     async with asyncio.timeout(300), replicas(3) as engines:
-        killer = asyncio.create_task(killing(engines, killed))
+        killer = asyncio.create_task(ending(engines, how, ended))
         try:
             if routed == "by the worker":
                 rows = await collect([engine.url for engine in engines], tmp_path / "run")
@@ -110,8 +116,11 @@ async def test_killed_one_after_the_other(undisturbed: list[Any], tmp_path: Path
         finally:
             killer.cancel()
             await asyncio.gather(killer, return_exceptions=True)
-    assert len(killed) >= KILLS
+    assert len(ended) >= (2 if how is signal.SIGTERM else KILLS)  # an orderly end takes seconds
     assert rows == undisturbed
+    manifest = (await read_results(tmp_path / "run")).manifest
+    assert (manifest.totals.scored, manifest.totals.attempts) == (192, 192), "no rollout was even made again"
+    assert set(ended) == ({0} if how is signal.SIGTERM else {-signal.SIGKILL})
 
 
 @pytest.mark.parametrize("routed", ["by the worker", "by a model server"])

@@ -100,6 +100,7 @@ NEEDED = {
     *(("patch", f"{kind}/status") for kind in OURS),
     *((verb, "kubegym.dev/modelservers") for verb in ("create", "patch", "delete")),
     ("delete", "kubegym.dev/rolloutjobs"),
+    ("delete", "core/pods"),
     *(
         ("patch", f"{kind}/scale")
         for kind in ("apps/deployments", "leaderworkerset.x-k8s.io/leaderworkersets", "kubegym.dev/modelservers")
@@ -114,7 +115,6 @@ REFUSED = {
     ("create", "core/pods/exec"),
     ("create", "core/pods/portforward"),
     ("create", "core/pods"),
-    ("delete", "core/pods"),
     ("create", "core/serviceaccounts/token"),
     ("create", "rbac.authorization.k8s.io/roles"),
     ("create", "rbac.authorization.k8s.io/rolebindings"),

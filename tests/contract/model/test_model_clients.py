@@ -15,7 +15,8 @@ from kubegym.core.errors import ModelError
 from kubegym.core.messages import is_assistant_message, item_text, tool_calls, tool_output
 from kubegym.core.outcomes import STOP_REASONS
 from kubegym.core.protocols import CallContext, ModelClient
-from kubegym.model.client import ChatClient, EngineClient
+from kubegym.model.client import ChatClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.errors import ModelTimeout, RequestUnsupported
 from kubegym.model.simulated import Answers, Distribution, SimulatedConfig, SimulatedEngine, serve_simulated
 from testbed.required import unavailable

@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.contract
 
 PROGRAM = """
-from kubegym.model.client import EngineClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.server import run_model_server
 from kubegym.model.simulated import SimulatedEngine
 run_model_server(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from kubegym.model.client import EngineClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.simulated import Answers, SimulatedConfig, SimulatedEngine, serve_simulated
 from testbed.models import Caller, calling, events
 

@@ -12,7 +12,7 @@ import pytest
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.retry import Backoff
 from kubegym.http import ConnectionLost, HttpClient, HttpError, Url
-from kubegym.model.client import EngineClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.server import ModelServer
 from kubegym.model.simulated import Distribution, Faults, SimulatedConfig, SimulatedEngine, serve_simulated
 from testbed.models import QUESTION, STREAM_END, STREAM_HEAD, Caller, calling, chat, chunk, events, model_behind, told
@@ -164,7 +164,11 @@ class TestRequests:
 
         async def script(peer: Peer) -> None:
             while True:
-                seen.append(json.loads((await peer.request())[1]))
+                head, body = await peer.request()
+                if b"/chat/completions" not in head:
+                    peer.say(told(404, b"{}"))  # it cannot say how it would render the second call
+                    continue
+                seen.append(json.loads(body))
                 peer.ok(orjson.dumps(reply))
 
         async with model_behind(script, token_ids=True) as model:

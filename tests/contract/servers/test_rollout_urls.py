@@ -108,7 +108,9 @@ async def test_what_is_captured_is_more_than_what_the_agent_sees(http: HttpClien
         assert b"logprob" not in body or path == "/v1/responses", path
         assert b"hello" in body
         assert bool(events(body)) == streamed
-    assert all(json.loads(body)["return_token_ids"] is True for _, body in seen)
+    asked = [json.loads(body) for head, body in seen if b"/chat/completions" in head]
+    assert len(asked) == 6
+    assert all(body["return_token_ids"] is True for body in asked)
     assert all(b"Bearer dummy" not in head for head, _ in seen)
 
 

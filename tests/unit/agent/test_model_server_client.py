@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError
 from kubegym.core.protocols import CallContext
 from kubegym.core.retry import Backoff
+from kubegym.core.tokens import last_told
 from testbed.foreign_servers import Answer, Seen, Told, answering, responses_object
 
 QUICK = Backoff(attempts=3, base=0.001, maximum=0.002)
@@ -66,6 +68,24 @@ async def test_what_is_asked(client: Ask, suffix: str) -> None:
     extra = seen.body["metadata"].pop("extra_body")
     assert json.loads(extra) == {"top_k": 2, "seed": 5}
     assert seen.body == {"input": "4?", "model": "m", "metadata": {"a": "1"}}
+
+
+async def test_the_next_request_tells_the_tokens_of_the_call_before_it(client: Ask) -> None:
+    told = {"prompt_token_ids": [1, 2], "generation_token_ids": [3], "generation_log_probs": [-0.5]}
+    fine = responses_object("r", "four")
+    fine["output"][-1] |= told
+    server = Scripted(Told(fine))
+    model = await client(server)
+    first = await model.respond(REQUEST, context())
+    assert first.tokens is not None
+    assert first.tokens.fields() == told
+    said = first.response["output"]
+    assert not any(name in item for item in said for name in told), "what was taken is not told twice"
+    history = [{"role": "user", "content": "4?"}, *said, {"role": "user", "content": "sure?"}]
+    await model.respond({"input": history}, replace(context(), previous=first.tokens))
+    asked = server.seen[1].body["input"]
+    assert asked == [history[0], {**said[0], **told}, history[2]]
+    assert last_told(asked) == first.tokens
 
 
 async def test_a_rollout_has_cookies_of_its_own(client: Ask) -> None:

@@ -14,7 +14,7 @@ from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, TokenRecord
 from kubegym.rollout.samples import Sampled, decode, encode
 
 
-def table(*lengths: int, unscored: tuple[int, ...] = ()) -> object:
+def table(*lengths: int, unscored: tuple[int, ...] = (), stale: tuple[int, ...] = ()) -> object:
     """One sample a length: a prompt of one token and a generation of the rest."""
     made = []
     for number, length in enumerate(lengths):
@@ -23,6 +23,7 @@ def table(*lengths: int, unscored: tuple[int, ...] = ()) -> object:
         told = dict(zip(TOKEN_FIELDS, ([9], generated, [-1.0] * len(generated)), strict=True))
         tokens.add(CallTokens.read(told), 0, version=number)
         attempt = Attempt("unscored") if number in unscored else Attempt("scored", reward=float(number))
+        attempt.left_behind = number in stale
         made.append(Sampled(Assignment("e", {}, "t", number, 0, f"r-{number}-0"), attempt, "a", tokens.samples))
     return decode(encode(made))
 
@@ -44,6 +45,14 @@ def test_only_what_is_scored_unless_asked() -> None:
     assert batch["rollout_ids"] == ["r-1-0"]
     (batch,) = batches(samples, 8, scored_only=False)  # type: ignore[arg-type]
     assert math.isnan(batch["rewards"][0])
+
+
+def test_what_is_stale_never() -> None:
+    (batch,) = batches(table(3, 3, 3, stale=(1,)), 8, scored_only=False)  # type: ignore[arg-type]
+    assert batch["rollout_ids"] == ["r-0-0", "r-2-0"]
+    older = table(3, 3).drop_columns(["stale"])  # type: ignore[attr-defined]  # files of before have none
+    (batch,) = batches(older, 8)
+    assert batch["rollout_ids"] == ["r-0-0", "r-1-0"]
 
 
 def test_what_is_too_long_is_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,12 +11,15 @@ import pytest
 import kubegym
 from kubegym import Environment, Row, Verdict
 from kubegym.core.errors import InvalidRows, InvalidSpec, PlanConflict
+from kubegym.core.messages import Done, Message, Turn
+from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.trajectory import Rollout
 from kubegym.local.episodes import load as load_class
 from kubegym.local.episodes import of_class
 from kubegym.local.localrun import LocalRun
 from kubegym.local.resolve import RunFlags
 from kubegym.local.runspec import DatasetRef, Entry, ModelRef, RunSpec
+from kubegym.testing import scripted_response
 from testbed.echo import rows, write_rows
 
 pytestmark = pytest.mark.unit
@@ -152,3 +155,60 @@ def test_a_run_with_models_given_in_python_is_not_isolated() -> None:
 def test_flags_default_to_nothing() -> None:
     assert RunFlags().policy() is None
     assert RunFlags().sampling() == {}
+
+
+class Twice(Environment):
+    """Two turns."""
+
+    async def respond(self, turn: Turn) -> Message | Done:
+        return Done() if turn.index else Message("user", "again")
+
+    def verify(self, rollout: Rollout) -> Verdict:
+        return Verdict(1.0)
+
+
+class Moving:
+    """A policy whose weights change between its calls."""
+
+    model = "moving"
+
+    def __init__(self, *versions: int) -> None:
+        self.versions = list(versions)
+
+    async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "so"}]}
+        return ModelReply(scripted_response([said]), self.versions.pop(0))
+
+    def leave(self, rollout_id: str) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("lag", "stale"), [(0, [1, 3]), (1, [3]), (None, [])])
+def test_rollouts_that_the_policy_left_behind_are_recorded_and_not_delivered(
+    lag: int | None, stale: list[int], tmp_path: Path
+) -> None:
+    def run(model: Moving, lag: int | None) -> kubegym.Results:
+        tasks = [{"responses_create_params": {"input": "go"}}]
+        return kubegym.run(
+            Twice,
+            model=model,
+            dataset=tasks,
+            rollouts_per_task=4,
+            concurrency=1,
+            output=tmp_path,
+            max_policy_version_lag=lag,
+        )
+
+    results = run(Moving(1, 1, 1, 2, 2, 2, 2, 4), lag)
+    assert results.complete
+    assert [row["_ng_rollout_index"] for row in results.rows if row["kubegym"]["stale"]] == stale
+    assert results.manifest.totals.stale == len(stale)
+    assert results.manifest.totals.scored == 4
+    (group,) = results.groups
+    assert [row["_ng_rollout_index"] for row in group.rollouts] == [n for n in range(4) if n not in stale]
+    assert run(Moving(), lag).lines == results.lines
+    with pytest.raises(PlanConflict, match="maxPolicyVersionLag"):
+        run(Moving(), 7)

@@ -18,8 +18,9 @@ from kubegym.core.protocols import CallContext
 from kubegym.core.retry import Backoff
 from kubegym.http import HttpClient
 from kubegym.model.api_key import ApiKey
-from kubegym.model.client import ChatClient, EngineClient
+from kubegym.model.client import ChatClient
 from kubegym.model.endpoint import check_endpoint
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.errors import (
     ContextWindowExceeded,
     ModelAborted,

@@ -11,7 +11,7 @@ import pytest
 
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
 from kubegym.http import ConnectFailed, ConnectionLost
-from kubegym.model.client import EngineClient
+from kubegym.model.engine_client import EngineClient
 from kubegym.model.errors import ModelAborted, ModelOverloaded, ModelTimeout, ModelUnavailable
 from kubegym.model.simulated import SimulatedConfig, SimulatedEngine, serve_simulated
 from kubegym.model.upstream import Client, Upstreams, only_model

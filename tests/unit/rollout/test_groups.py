@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 
 
 def group(*rewards: float | None) -> Group:
-    return Group("t", 0, "env", [{"reward": reward} for reward in rewards])
+    return Group("t", 0, "env", [{"reward": reward, "kubegym": {"stale": False}} for reward in rewards])
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,33 @@ def group(*rewards: float | None) -> Group:
     ],
 )
 def test_which_groups_pass(policy: GroupPolicy, rewards: tuple[float | None, ...], delivered: bool) -> None:
-    assert policy.delivers(group(*rewards)) is delivered
+    whole = group(*rewards)
+    assert policy.delivers(whole) is delivered
+    assert policy.delivered(whole) == (whole if delivered else None)
+
+
+@pytest.mark.parametrize(
+    ("policy", "left"),
+    [
+        (GroupPolicy(), [1.0, None]),
+        (GroupPolicy(min_scored=1, on_partial="Drop"), [1.0, None]),
+        (GroupPolicy(min_scored=2, on_partial="Drop"), None),
+        (GroupPolicy(on_partial="Drop"), None),
+        (GroupPolicy(drop_zero_variance=True), None),
+    ],
+)
+def test_stale_rollouts_are_not_delivered(policy: GroupPolicy, left: list[float | None] | None) -> None:
+    whole = group(1.0, 0.0, None)
+    whole.rollouts[1]["kubegym"]["stale"] = True
+    delivered = policy.delivered(whole)
+    assert (None if delivered is None else [row["reward"] for row in delivered.rollouts]) == left
+    assert len(whole.rollouts) == 3
+    if delivered is not None:
+        assert delivered.left_out == 1
+        assert not GroupPolicy(on_partial="Drop").delivers(delivered), "it is no whole group"
+    for row in whole.rollouts:
+        row["kubegym"]["stale"] = True
+    assert policy.delivered(whole) is None
 
 
 def test_zero_is_a_reward() -> None:

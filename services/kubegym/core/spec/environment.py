@@ -86,7 +86,9 @@ class AgentSpec(SpecModel):
     replicas: Replicas | None = None
     """Number of pods with placement Service. Left out, 1 at creation."""
     harness: Text = "simple"
-    """The loop that calls model and tools until the conversation ends: `simple`, or a name that the image registers."""
+    """The loop that calls model and tools until the conversation ends: `simple`, or a name that the image registers.
+    `command` runs a program (`config.command`) with a base URL of its own for every rollout.
+    """
     max_steps: PositiveInt | None = None
     """Most model calls in a rollout; at the bound the rollout ends with stop reason `max_steps`. Left out, only the
     deadline bounds it.

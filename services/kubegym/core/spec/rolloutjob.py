@@ -277,8 +277,8 @@ class RolloutJobSpec(SpecModel):
     concurrency: Annotated[int, Field(ge=1, le=100_000)] = 32
     """Rollouts in flight in one worker."""
     max_policy_version_lag: NonNegativeInt | None = None
-    """Policy versions that may pass while a rollout runs; one that is older when it ends is marked stale. Left out, any
-    number.
+    """Policy versions that may pass while a rollout runs; one that is older when it ends stays in the record, is marked
+    stale, and is not delivered. Left out, any number.
     """
     on_truncated: Literal["Verify", "Skip"] = "Verify"
     """`Verify`: a truncated rollout is scored like any other and carries its stop reason. `Skip`: it is left unscored.

@@ -13,7 +13,7 @@ Refusals go back as text, because no chat template knows another way to show the
 from kubegym.model.convert.history import response_items
 from kubegym.model.convert.messages import message_of_response, messages_of_params, params_of_messages
 from kubegym.model.convert.params import Sanitised, param_problems, sanitise
-from kubegym.model.convert.reply import Completion, overflow_completion, read_completion
+from kubegym.model.convert.reply import Completion, overflow_completion, read_completion, told_tokens
 from kubegym.model.convert.request import ReasoningStyle, chat_messages, chat_request
 from kubegym.model.convert.tags import split_thoughts
 
@@ -32,4 +32,5 @@ __all__ = [
     "response_items",
     "sanitise",
     "split_thoughts",
+    "told_tokens",
 ]

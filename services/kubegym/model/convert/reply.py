@@ -90,6 +90,15 @@ def output_items(message: dict[str, Any], choice: dict[str, Any], identity: str)
     return output
 
 
+def told_tokens(chat: dict[str, Any]) -> CallTokens | None:
+    """The tokens of a chat completion, where it tells them."""
+    try:
+        choice = chat["choices"][0]
+        return _tokens(chat, choice, choice["message"])
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+
+
 def _tokens(chat: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]) -> CallTokens | None:
     """The training fields of a call (contract 2.7), all three or none.
 

@@ -179,6 +179,8 @@ class SimulatedConfig:
         max_queue: requests waiting; further ones get 503. None: no limit.
         context_window: tokens of prompt and answer; a longer prompt gets vLLM's 400. None: no limit.
         policy_version: told in a header, as our model server does; None tells nothing.
+        weights: a folder that it has loaded, of which vLLM's routes to exchange weights know; None: it has none.
+        weights_fault: how an exchange goes wrong (``simulated.weights``).
     """
 
     model: str = "simulated"
@@ -193,6 +195,8 @@ class SimulatedConfig:
     max_queue: int | None = None
     context_window: int | None = None
     policy_version: int | None = None
+    weights: str | None = None
+    weights_fault: Literal["stale", "head"] | None = None
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> SimulatedConfig:

@@ -25,6 +25,7 @@ class Slots:
         self._limit = float("inf") if limit is None else limit
         self._queue = float("inf") if queue is None else queue
         self._waiting: dict[Callable[[], None], None] = {}
+        self._held = False
 
     @property
     def waiting(self) -> int:
@@ -33,7 +34,7 @@ class Slots:
 
     def enter(self, start: Callable[[], None]) -> bool:
         """Call ``start`` now or when it is its turn; False when the queue is full."""
-        if self.running < self._limit:
+        if self.running < self._limit and not self._held:
             self.running += 1
             start()
         elif len(self._waiting) < self._queue:
@@ -48,7 +49,16 @@ class Slots:
             del self._waiting[start]
             return
         self.running -= 1
-        if self._waiting and self.running < self._limit:
+        self._follow()
+
+    def hold(self, held: bool) -> None:
+        """Let nobody in, or let in those who waited."""
+        self._held = held
+        for _ in range(len(self._waiting)):
+            self._follow()
+
+    def _follow(self) -> None:
+        if self._waiting and self.running < self._limit and not self._held:
             following = next(iter(self._waiting))
             del self._waiting[following]
             self.running += 1

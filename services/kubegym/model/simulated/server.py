@@ -13,6 +13,7 @@ import signal
 import time
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -25,6 +26,7 @@ from kubegym.model.simulated.engine import Slots
 from kubegym.model.simulated.front import Front
 from kubegym.model.simulated.metrics import CONTENT_TYPE, EngineMetrics
 from kubegym.model.simulated.stream import stream_events
+from kubegym.model.simulated.weights import SimulatedWeights
 
 _JSON = b"application/json"
 _HTML = b"<html><head><title>502 Bad Gateway</title></head><body>simulated proxy page</body></html>"
@@ -57,6 +59,10 @@ class SimulatedServer:
         self.slots = Slots(config.max_concurrency, config.max_queue)
         self.metrics = EngineMetrics(config.model)
         self.connections: set[_Connection] = set()
+        self.weights: SimulatedWeights | None = None
+        if config.weights is not None:
+            folder, fault = Path(config.weights), config.weights_fault
+            self.weights = SimulatedWeights(config.model, folder, fault, self._die, self.slots.hold, self._abort)
         policy = f"x-kubegym-policy-version: {config.policy_version}\r\n" if config.policy_version is not None else ""
         self._common = f"x-kubegym-simulated: true\r\n{policy}".encode()
         self._ok = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n%bcontent-length: " % self._common
@@ -111,6 +117,20 @@ class SimulatedServer:
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
             b"%btransfer-encoding: chunked\r\n\r\n" % self._common
         )
+
+    def _die(self) -> None:
+        """End as an engine does whose process is gone: no listener, every connection cut."""
+        assert self._listener is not None
+        self._listener.close()
+        for connection in list(self.connections):
+            connection.close()
+
+    def _abort(self) -> int:
+        """Give up what is at work; how many requests that were."""
+        given_up = [one for one in self.connections if one.request is not None and one.request.plan is not None]
+        for connection in given_up:
+            connection.give_up()
+        return len(given_up)
 
     def _under_way(self) -> tuple[float, float]:
         """Tokens read and made for answers that are not finished, as an engine counts them: little by little."""
@@ -199,6 +219,12 @@ class _Connection(asyncio.Protocol):
         method, path = self._parser.get_method(), self._url.partition(b"?")[0]
         server = self._server
         raw = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        if server.weights is not None:
+            query = self._url.partition(b"?")[2]
+            answer = server.weights.answer(method, path, query, raw)
+            if answer is not None:
+                self._write(server.reply(answer[0], orjson.dumps(answer[1])))
+                return
         if method != b"POST" or path != b"/v1/chat/completions":
             if method == b"POST" and server.front is not None and path.endswith(FRONTED):
                 self._asking = self._loop.create_task(self._ask(server.front, path, raw))
@@ -227,12 +253,29 @@ class _Connection(asyncio.Protocol):
         """The request's turn has come."""
         request.began = self._loop.time()
         plan = request.plan = self._server.answerer.plan(request.body, int(time.time()))
+        if (weights := self._server.weights) is not None:
+            plan.reply["system_fingerprint"] = f"{FINGERPRINT}:{weights.name(request.body.get('model'))}"
+            weights.asked()
         if plan.fault == "hang":
             return
         if plan.status == 200 and request.body.get("stream") and plan.fault is None:
             self._stream(request, plan)
         elif plan.total > 0:
             self._timer = self._loop.call_later(plan.total, self._answer, request)
+        else:
+            self._answer(request)
+
+    def give_up(self) -> None:
+        """End the request that is at work with what there is, as vLLM does: 200, and ``finish_reason: abort``."""
+        request = self.request
+        assert request is not None
+        assert request.plan is not None
+        if request.plan.status == 200 and request.plan.reply.get("choices"):
+            request.plan.reply["choices"][0]["finish_reason"] = "abort"
+        if self._timer is not None:
+            self._timer.cancel()
+        if request.body.get("stream"):
+            self.close()
         else:
             self._answer(request)
 

@@ -13,7 +13,7 @@ from kubegym_operator.plan.replicas import WINDOW, Held, follow, needed, room
 from kubegym_operator.plan.snapshot import Load
 from kubegym_operator.reconcile.watched import MODEL_SERVER, ROLLOUT_JOB
 from testbed.operator_manifests import environment, rollout_job
-from testbed.operator_world import World
+from testbed.operator_world import DEPLOYMENT, NAMESPACE, World
 
 BOUNDS = Autoscaling(mode="Demand", min_replicas=1, max_replicas=8)
 
@@ -119,3 +119,21 @@ async def test_a_run_wakes_as_many_as_it_needs_and_gives_them_back() -> None:
     assert await replicas(world) == 1
     await world.pass_time(700)
     assert await replicas(world) == 0, "idle"
+
+
+async def test_where_others_scale_the_field_is_there_for_them_and_then_left_alone() -> None:
+    world = World()
+    scaling = {"mode": "External", "minReplicas": 2, "maxReplicas": 8}
+    server = {
+        "apiVersion": "kubegym.dev/v1alpha1",
+        "kind": "ModelServer",
+        "metadata": {"name": "shared"},
+        "spec": {"engine": "embedded", "autoscaling": scaling},
+    }
+    await world.apply(server)
+    await world.live()
+    assert (await world.get(MODEL_SERVER, "shared"))["spec"]["replicas"] == 2, "without it there is no /scale"
+    await world.kube.scale(MODEL_SERVER, NAMESPACE, "shared", 5)
+    await world.live()
+    assert (await world.get(MODEL_SERVER, "shared"))["spec"]["replicas"] == 5
+    assert (await world.get(DEPLOYMENT, "shared"))["spec"]["replicas"] == 5
