@@ -94,6 +94,51 @@ async def test_images_that_tools_show_are_the_same_wherever_they_run(tmp_path: P
         assert await shown("there", resources_urls=(url,)) == here
 
 
+BROUGHT = """
+from kubegym import Environment, Verdict, tool
+
+class Brought(Environment):
+    def seed(self):
+        schema = {"type": "object", "properties": {}, "required": [], "additionalProperties": False}
+        self.offered_tools = [{"type": "function", "name": self.row["name"], "parameters": schema}]
+
+    @tool
+    def rest(self) -> str:
+        return "of the class, and not offered here"
+
+    @tool(catch_all=True)
+    def act(self, name, arguments):
+        return f"{name} of {self.row['name']}"
+
+    def verify(self, rollout):
+        return Verdict(1.0)
+"""
+
+
+async def test_tools_that_the_seed_brings_are_offered_wherever_it_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "brought"
+    (folder / "data").mkdir(parents=True)
+    (folder / "app.py").write_text(BROUGHT)
+    rows = [{"responses_create_params": {"input": "?"}, "name": name} for name in ("hop", "skip")]
+    (folder / "data" / "example.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def say(request: dict[str, Any]) -> Any:
+        (offered,) = request["tools"]
+        called = request["input"][-1].get("type") == "function_call_output"
+        return "." if called else {"name": offered["name"], "arguments": {}, "call_id": "c"}
+
+    async def outputs(output: str, **flags: Any) -> list[str]:
+        spec = replace(resolve([str(folder)], RunFlags(**flags)), output=str(tmp_path / output))
+        await LocalRun(spec, clients={"policy": ScriptedModel(say)}).run()
+        rows = (await read_results(tmp_path / output)).rows
+        assert all(row["responses_create_params"]["tools"][0]["name"] == row["name"] for row in rows)
+        return sorted(row["response"]["output"][1]["output"] for row in rows)
+
+    assert await outputs("here") == ["hop of hop", "skip of skip"]
+    with serving("resources", str(folder)) as url:
+        assert await outputs("there", resources_urls=(url,)) == ["hop of hop", "skip of skip"]
+
+
 DICE = """
 from kubegym import Environment, Verdict
 

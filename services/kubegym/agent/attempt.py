@@ -155,11 +155,13 @@ class Conversation:
     async def begin(self) -> None:
         """Seed the session; the create-params and the first input are known then."""
         settings, assignment, session = self.settings, self.assignment, self.session
-        self.params = params = request_params(assignment.row, session.tools(), settings.overrides)
+        known = session.tools()
+        self.params = params = request_params(assignment.row, known, settings.overrides)
         self.transcript.input = input_items(params.get("input") or [])
         seeded = await session.seed()
-        if params.get("tools") is None and (told := session.tools()):
-            params["tools"] = told  # a session behind HTTP learns them from its seed
+        told = session.tools()  # the seed may bring them, and a session behind HTTP learns all of them from it
+        if told and told is not known and (params.get("tools") is None or params["tools"] is known):
+            params["tools"] = told
         if seeded:
             self.transcript.input += seeded
             params["input"] = self.transcript.input

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,16 @@ if TYPE_CHECKING:
 
 TASKS = 200
 """Tasks that every agent plays, where there are so many."""
+
+MAKING_SECONDS = 60.0
+"""How long ``data/generate.py`` may take to make them."""
+
+_MAKE = """
+import json, runpy, sys
+script, count, seed = sys.argv[1:]
+for row in runpy.run_path(script)["rows"](count=int(count), seed=int(seed)):
+    print(json.dumps(row))
+"""
 
 
 async def played(part: Part, dataset: Dataset, tasks: int) -> tuple[list[Outcome], list[str]]:
@@ -44,22 +53,38 @@ async def tasks_of(part: Part, dataset: Dataset, tasks: int) -> list[dict[str, A
     """Rows of the dataset; made by the environment's ``data/generate.py`` where that holds too few.
 
     Raises:
-        InvalidSpec: the script has ``rows`` but not ``rows(count, seed)``.
+        InvalidSpec: the script cannot make so many.
     """
+    import asyncio
+
     import orjson
 
     rows = [orjson.loads(line) for line in await dataset.read(0, min(tasks, dataset.rows))]
     script = (part.loaded.folder or Path()) / "data" / "generate.py"
     if len(rows) >= tasks or part.loaded.folder is None or not script.is_file():
         return rows
-    make = runpy.run_path(str(script)).get("rows")
-    if make is None:
-        return rows
+    return await asyncio.to_thread(made_rows, script, tasks)
+
+
+def made_rows(script: Path, count: int, seed: int = 1, seconds: float = MAKING_SECONDS) -> list[dict[str, Any]]:
+    """What an environment's ``rows(count, seed)`` yields, made in a process of its own: a loop without end is ended.
+
+    Raises:
+        InvalidSpec: the script fails, has no such function, or takes too long.
+    """
+    import json
+    import subprocess
+
+    command = [sys.executable, "-c", _MAKE, str(script), str(count), str(seed)]
     try:
-        made = list(make(count=tasks, seed=1))
-    except TypeError as error:
-        raise InvalidSpec(f"{script}: rows(count, seed) has to yield that many rows: {error}") from error
-    return made
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        problem = f"{script}: rows({count}, {seed}) took more than {seconds:g} s; can there be so many different ones?"
+        raise InvalidSpec(problem) from None
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise InvalidSpec(f"{script}: rows(count, seed) has to yield that many rows: {said}")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def stated_chance(folder: Path | None) -> float | None:

@@ -12,6 +12,7 @@ import typer
 
 import kubegym
 from kubegym.cli import canary, cluster, gc, init, listing, pods, sandbox, serve, validate
+from kubegym.cli import reverify as reverifying
 from kubegym.cli import run as running
 from kubegym.cli import samples as sampling
 from kubegym.cli import show as showing
@@ -32,6 +33,7 @@ app.command("samples")(sampling.samples)
 app.command("init")(init.init)
 app.command("validate")(validate.validate)
 app.command("retry")(running.retry)
+app.command("reverify")(reverifying.reverify)
 app.command("apply")(cluster.apply)
 app.command("get")(cluster.get)
 app.command("describe")(cluster.describe)

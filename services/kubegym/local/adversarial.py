@@ -7,6 +7,7 @@ one seed, so that a table is the same every time.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections import Counter
@@ -25,6 +26,9 @@ from kubegym.testing import Reply, Script, ScriptedModel
 ORACLE = "oracle"
 MOST_STEPS = 30
 """Model calls of a cheat's rollout where the environment allows more: it would go on for ever."""
+
+AT_ONCE = 16
+"""Rollouts at the same time: those whose verdict waits, for a process or the sandbox, do not wait for each other."""
 
 _RUN_ID = "0" * 32
 _NORMAL = 1.959963984540054  # two-sided 95 %
@@ -177,16 +181,23 @@ class Arena:
         settings = self._settings
         if agent != ORACLE:
             settings = replace(settings, max_steps=min(settings.max_steps or MOST_STEPS, MOST_STEPS))
-        for task in range(len(self._rows)) if tasks is None else tasks:
-            for again in repeats:
-                attempt = await self._attempt(task, again, script(task, again), settings)
-                if attempt.failure is not None:
-                    failure = attempt.failure
-                    failures[f"{failure.stage} {failure.reason}: {failure.message.splitlines()[0][:200]}"] += 1
-                elif attempt.reward is None:
-                    unscored += 1
-                else:
-                    rewards.append(attempt.reward)
+        chosen = range(len(self._rows)) if tasks is None else tasks
+        # Scripts are drawn in order, before anything runs: a table must not depend on who is quicker.
+        plays = [(task, again, script(task, again)) for task in chosen for again in repeats]
+        slots = asyncio.Semaphore(AT_ONCE)
+
+        async def attempt(task: int, again: int, said: Script) -> Attempt:
+            async with slots:
+                return await self._attempt(task, again, said, settings)
+
+        for made in await asyncio.gather(*(attempt(*one) for one in plays)):
+            if made.failure is not None:
+                failure = made.failure
+                failures[f"{failure.stage} {failure.reason}: {failure.message.splitlines()[0][:200]}"] += 1
+            elif made.reward is None:
+                unscored += 1
+            else:
+                rewards.append(made.reward)
         return Outcome(agent, tuple(rewards), unscored, dict(failures))
 
     async def _attempt(self, task: int, again: int, script: Script, settings: AgentSettings) -> Attempt:

@@ -148,7 +148,7 @@ class Exchange:
         if announced:
             self._close("the weights have not been proven yet")
             self._serves = False
-            self._state.target = announced[0].version
+            self._state = _State("fetching", announced[0].version)
         self._running = asyncio.create_task(self._run(announced), name="weights")
 
     async def close(self) -> None:
