@@ -1,7 +1,7 @@
 """Model clients: Responses create-params in, a Responses object out, whatever speaks Chat Completions behind.
 
-``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` to an engine object in this process. A reply is a
-sample only if the endpoint finished it: an aborted one is tried again, what cannot be read is an error, never a text.
+``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` to an engine object in this process. A reply is
+a sample only if the endpoint finished it: an aborted one is tried again; what cannot be read is an error, never a text.
 """
 
 from __future__ import annotations
