@@ -91,7 +91,7 @@ def test_the_question_is_no_answer(expected: str, reply: str, reward: float) -> 
 
 @pytest.mark.parametrize("config", [{}, PARITY])
 def test_computing_for_ever_is_wrong_and_said(config: dict[str, Any]) -> None:
-    played = judged("1", "\\boxed{9^{9^{9^9}}}", [DIFFERENT], {"library_verifier_timeout_seconds": 0.5, **config})
+    played = judged("1", "\\boxed{9^{9^{9^9}}}", [DIFFERENT], {"library_verifier_timeout_seconds": 2.0, **config})
     assert (played.reward, played.fields["library_stopped"]) == (0.0, True)
 
 

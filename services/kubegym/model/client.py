@@ -1,8 +1,7 @@
 """Model clients: Responses create-params in, a Responses object out, whatever speaks Chat Completions behind.
 
-``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` (engine_client.py) to an engine object in this
-process. They share conversion, deadlines and retries. A reply is a sample only if the endpoint finished it: an aborted
-generation is tried again, and what cannot be read is an error, never a text.
+``ChatClient`` talks to any OpenAI-compatible endpoint, ``EngineClient`` to an engine object in this process. A reply is
+a sample only if the endpoint finished it: an aborted one is tried again; what cannot be read is an error, never a text.
 """
 
 from __future__ import annotations
@@ -46,6 +45,7 @@ from kubegym.model.errors import (
     ModelUnavailable,
     RequestUnsupported,
 )
+from kubegym.model.question import ask
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
 from kubegym.model.splice import Splicer
 
@@ -116,7 +116,7 @@ class Asking:
         usage: dict[str, Any] | None = None
         try:
             body = self._body(request, context)
-            tries = Tries(self._faults, self._overload, self._rng)
+            tries = self.tries()
             while True:
                 try:
                     completion, version = await self._try(body, request, context)
@@ -145,6 +145,10 @@ class Asking:
             if self._on_call is not None:
                 tokens = (usage["input_tokens"], usage["output_tokens"]) if usage else (0, 0)
                 self._on_call(clock() - started - waited, waited, outcome, *tokens)
+
+    def tries(self) -> Tries:
+        """The bounds of one call."""
+        return Tries(self._faults, self._overload, self._rng)
 
     def leave(self, rollout_id: str) -> None:
         """Nothing is kept for a rollout."""
@@ -328,42 +332,7 @@ class ChatClient(Asking):
                 raise self._transport_error(error, url, timeout) from error
             yield reply
 
-    async def question(self, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
-        """Ask a route beside generation, such as ``pooling``; its reply's object. See ``core.protocols.Questions``.
-
-        Raises:
-            ModelError: see ``respond``.
-        """
-        data = orjson.dumps({"model": self.model, **body})
-        tries = Tries(self._faults, self._overload, self._rng)
-        while True:
-            try:
-                return await self._question(self.at(path), data, context.deadline.remaining())
-            except ModelError as error:
-                pause = tries.pause(error)
-                if pause is None:
-                    raise
-                if isinstance(error, ModelOverloaded):
-                    context.deadline.excuse(pause)
-                if pause >= context.deadline.remaining():
-                    raise
-            await asyncio.sleep(pause)
-
-    async def _question(self, url: Url, data: bytes, timeout: float) -> dict[str, Any]:
-        if timeout <= 0:
-            raise ModelTimeout(f"no time was left to ask {url.shown}")
-        response = await self._exchange(b"POST", url, data, timeout)
-        if response.status == 401 and self._key.reread():
-            response = await self._exchange(b"POST", url, data, timeout)
-        if not 200 <= response.status < 300:
-            refusal = status_error(response.status, self._text(response), url.shown, None)
-            asked = response.header(b"retry-after")
-            refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, self._clock.time())
-            raise refusal
-        parsed = self._parse(response)
-        if not isinstance(parsed, dict):
-            raise ModelReplyInvalid(f"{url.shown} answered with no JSON object: {excerpt(self._text(response))}")
-        return parsed
+    question = ask
 
     async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
         if self._limit_field != "max_tokens" and "max_tokens" in body:

@@ -19,7 +19,6 @@ from kubegym.resources.loader import register_folder
 
 def main() -> None:
     """Answer calls until the parent closes the connection or is gone."""
-    os.nice(5)  # the event loop of the parent serves all rollouts: it goes first where processors are few
     connection = Connection(int(sys.argv[1]))
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     while True:
