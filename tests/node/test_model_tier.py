@@ -94,7 +94,7 @@ def manifests(image: str) -> list[Object]:
         "name": "engine",
         "image": image,
         "env": [{"name": name, "value": value} for name, value in VARIABLES.items()],
-        "resources": {"requests": {"cpu": "100m"}},
+        "resources": {"requests": {"cpu": "250m"}},  # two of them beside everything else on two cores
     }
     policy = {
         "engine": "vllm",

@@ -129,7 +129,7 @@ def plan_model_server(snapshot: ModelServerSnapshot, context: BuildContext) -> P
     exchange = view.exchange or NO_EXCHANGE
     target = fields["targetPolicyVersion"]
     if status is not None and target is not None:
-        events += news(served, exchange, target)
+        events += news(snapshot.raw, exchange, target)
     return Plan(
         applies=actions.applies,
         creates=actions.creates,

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from kubegym_operator.api import ModelServer
-from kubegym_operator.api.reasons import Reason
+from kubegym_operator.api.reasons import Reason, Type
 from kubegym_operator.build import names
 from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.sources import exchanged
@@ -33,7 +33,7 @@ from kubegym_operator.build.weights import ANNOUNCED, CONTROL_PORT, control_toke
 from kubegym_operator.plan.actions import Delete, Event, Object, Order
 from kubegym_operator.plan.children import delete_of
 from kubegym_operator.plan.failures import Trouble
-from kubegym_operator.plan.objects import CONFIG_MAP, deleting, name_of, named, pod_ready, status_of
+from kubegym_operator.plan.objects import CONFIG_MAP, condition, deleting, name_of, named, pod_ready, status_of
 from kubegym_operator.plan.snapshot import Told
 from kubegym_operator.plan.times import seconds
 
@@ -153,9 +153,11 @@ def good_before(server: ModelServer, children: Sequence[Object], served: int | N
     return None if good is None else dict(good)
 
 
-def news(before: int | None, exchange: Exchange, target: int) -> tuple[Event, ...]:
-    """The event that all replicas serve what was announced."""
-    if exchange.version != target or before == target or exchange.behind:
+def news(raw: Object, exchange: Exchange, target: int) -> tuple[Event, ...]:
+    """The event that all replicas serve what was announced, of a server as it is stored."""
+    updating = condition(raw, Type.READY).get("reason") == Reason.UPDATING_WEIGHTS
+    known = status_of(raw).get("policyVersion") == target and not updating
+    if exchange.version != target or known or exchange.behind:
         return ()
     return (Event("Normal", Reason.WEIGHTS_UPDATED, f"all replicas serve version {target}, proven"),)
 
