@@ -108,7 +108,8 @@ def test_a_request_comes_back_as_it_was(body: dict[str, Any]) -> None:
 @given(requests())
 def test_a_chat_model_understands_it(body: dict[str, Any]) -> None:
     items = params_of_messages(body)["input"]
-    if not any(part.get("file_id") for item in items for part in item.get("content") or () if isinstance(part, dict)):
+    parts = [part for item in items for name in ("content", "output") for part in item.get(name) or ()]
+    if not any(isinstance(part, dict) and part.get("file_id") for part in parts):
         messages = chat_messages(items)
         tools = [message["tool_call_id"] for message in messages if message["role"] == "tool"]
         assert tools == [item["call_id"] for item in items if item.get("type") == "function_call_output"]
