@@ -225,6 +225,7 @@ def test_what_failed_is_explained_and_can_be_retried(
         "scored": 24,
         "unscored": 0,
         "failed": 0,
+        "stale": 0,
         "failures": {},
     }
     rows = assert_exactly_once(tmp_path / "out", 24, 1)
