@@ -12,22 +12,25 @@ from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_results import results
 from testbed.kind_runs import DONE_SECONDS, SAMPLES, applied, finished, greedy, output, rewards, sample, workers
 
+AT_ONCE = [SAMPLES[start : start + 4] for start in range(0, len(SAMPLES), 4)]
+"""Some at a time: what takes long is to start their pods."""
 
-@pytest.mark.parametrize("folder", SAMPLES, ids=lambda folder: folder.name)
-def test_every_sample_is_collected_once_and_scored(cluster: KindCluster, folder: Path) -> None:
-    manifests = sample(folder)
-    job = manifests[1]
-    with applied(cluster, manifests):
-        status = finished(cluster, job["metadata"]["name"])
-        rows = results(cluster, NAMESPACE, job["spec"]["output"]["uri"]).rows
-        tasks = len((folder / "data" / "example.jsonl").read_text().splitlines())
-        planned = tasks * job["spec"]["rolloutsPerTask"]
-        assert status["rollouts"] == {"expected": planned, "scored": planned, "unscored": 0, "failed": 0}
-        assert status["manifestUri"] == job["spec"]["output"]["uri"] + "manifest.json"
-        assert len({row["kubegym"]["rollout_id"] for row in rows}) == len(rows) == planned
-        assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
-        if folder.name == "arithmetic":  # of which the shipped model knows far more than one that guesses
-            assert sum(row["reward"] for row in rows) / planned > 0.5
+
+@pytest.mark.parametrize("folders", AT_ONCE, ids=lambda folders: "+".join(folder.name for folder in folders))
+def test_every_sample_is_collected_once_and_scored(cluster: KindCluster, folders: list[Path]) -> None:
+    samples = [sample(folder) for folder in folders]
+    with applied(cluster, [manifest for manifests in samples for manifest in manifests]):
+        for folder, (_, job) in zip(folders, samples, strict=True):
+            status = finished(cluster, job["metadata"]["name"])
+            rows = results(cluster, NAMESPACE, job["spec"]["output"]["uri"]).rows
+            tasks = len((folder / "data" / "example.jsonl").read_text().splitlines())
+            planned = tasks * job["spec"]["rolloutsPerTask"]
+            assert status["rollouts"] == {"expected": planned, "scored": planned, "unscored": 0, "failed": 0}
+            assert status["manifestUri"] == job["spec"]["output"]["uri"] + "manifest.json"
+            assert len({row["kubegym"]["rollout_id"] for row in rows}) == len(rows) == planned
+            assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
+            if folder.name == "arithmetic":  # of which the shipped model knows far more than one that guesses
+                assert sum(row["reward"] for row in rows) / planned > 0.5
 
 
 @pytest.mark.parametrize(("agent", "resources"), [("Service", "Service"), ("Worker", "Service")])

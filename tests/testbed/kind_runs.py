@@ -36,8 +36,15 @@ def applied(cluster: KindCluster, manifests: list[Object]) -> Iterator[None]:
 
 
 def sample(folder: Path = ARITHMETIC) -> list[Object]:
-    """The manifests in an environment's folder: the environment, and its sample job."""
-    return list(yaml.safe_load_all((folder / "environment.yaml").read_text()))
+    """The manifests in an environment's folder: the environment, and its sample job.
+
+    Where it asks a model of the user's own (one that sees images, one with a long context), the simulated one stands in.
+    """
+    environment, job = yaml.safe_load_all((folder / "environment.yaml").read_text())
+    for role, binding in environment["spec"]["models"].items():
+        if "endpoint" in binding:
+            environment["spec"]["models"][role] = {"server": {"engine": "simulated"}}
+    return [environment, job]
 
 
 def finished(cluster: KindCluster, job: str) -> Object:

@@ -41,6 +41,8 @@ _UNCHANGED_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 """The model's own distribution. llama.cpp's defaults (40, 0.95, 0.05) would sample from another policy."""
 _RANDOM_SEED = 2**32 - 1
 """llama.cpp keeps 32 bits of a seed, and takes this value as the wish for a random one."""
+_UNREADABLE = "does not match the expected"
+"""In llama.cpp's words for an answer that its own parser of tool calls cannot read: another one is drawn."""
 _FIRST_REQUEST = b'{"prompt": "1", "max_tokens": 1}'
 
 
@@ -212,7 +214,7 @@ def _complete(server: Any, raw: bytes) -> dict[str, Any]:
     try:
         server.handle_chat_completions(raw, chunks.append)
     except (RuntimeError, ValueError) as error:  # refused before it reached a slot: messages, tools, schemas
-        raise ModelRejectedRequest(str(error), status=400) from None
+        raise _refusal({"message": str(error), "code": 400}) from None
     if len(chunks) != 1:
         raise ModelReplyInvalid(f"the embedded engine gave {len(chunks)} answers to one request", retryable=True)
     answer: dict[str, Any] = orjson.loads(chunks[0])
@@ -256,6 +258,8 @@ def _refusal(error: dict[str, Any]) -> ModelError:
     message, status = str(error.get("message")), int(error.get("code", 500))
     if error.get("type") == "exceed_context_size_error":
         return ContextWindowExceeded(message, status=status)
+    if _UNREADABLE in message:  # tool calls that the model began and did not end as its template does
+        return ModelReplyInvalid(message, retryable=True)
     if status < 500:
         return ModelRejectedRequest(message, status=status)
     return ModelUnavailable(message, status=status)
