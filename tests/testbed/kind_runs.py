@@ -38,7 +38,7 @@ def applied(cluster: KindCluster, manifests: list[Object]) -> Iterator[None]:
 def sample(folder: Path = ARITHMETIC) -> list[Object]:
     """The manifests in an environment's folder: the environment, and its sample job.
 
-    Where it asks a model of the user's own (one that sees images, one with a long context), the simulated one stands in.
+    Where it asks a model of the user's own (with eyes, with a long context), the simulated one stands in.
     """
     environment, job = yaml.safe_load_all((folder / "environment.yaml").read_text())
     for role, binding in environment["spec"]["models"].items():
