@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("crds")]
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = sorted((ROOT / "environments").glob("*/environment.yaml"))
+TUTORIALS = sorted((ROOT / "docs/tutorials").glob("*.md"))
 CRDS = sorted((ROOT / "crds").glob("*.yaml"))
 TIME = "2026-11-28T09:00:00Z"
 
@@ -56,6 +58,16 @@ def test_every_shipped_environment_applies_and_then_differs_in_nothing(
 
     assert cluster.kubectl("diff", "-f", str(path), namespace=namespace) == ""
     assert cluster.kubectl("diff", "--server-side", "--field-manager=git", "-f", str(path), namespace=namespace) == ""
+    assert "unchanged" in cluster.kubectl("apply", "-f", str(path), namespace=namespace)
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_every_tutorial_s_manifests_apply(cluster: Cluster, namespace: str, page: Path, tmp_path: Path) -> None:
+    shown = re.findall(r"^`environment.yaml`:\n\n```yaml\n(.*?)^```$", page.read_text(), re.M | re.S)
+    assert len(shown) == 1
+    path = tmp_path / "environment.yaml"
+    path.write_text(shown[0])
+    cluster.kubectl("apply", "-f", str(path), namespace=namespace)
     assert "unchanged" in cluster.kubectl("apply", "-f", str(path), namespace=namespace)
 
 
