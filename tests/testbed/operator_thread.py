@@ -100,8 +100,13 @@ class OperatorThread:
         assert begun.wait(60), "the operator hangs"
 
     def idle(self) -> bool:
-        """Whether everything was looked at and nothing is due."""
-        return self._idle()
+        """Whether everything was looked at and nothing is due, nor about to be when its spacing is over."""
+        assert self._loop is not None
+
+        async def ask() -> bool:
+            return self._idle()
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(60)
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -131,7 +136,7 @@ class OperatorThread:
                 task.add_done_callback(looks.discard)
 
             self._everything = look
-            self._idle = lambda: not looks and not queue.depth and not queue.running
+            self._idle = lambda: not (looks or queue.depth or queue.running or queue.soon(queue.spacing))
             stream.start()
             self._ready.set()
             work = asyncio.create_task(queue.run())

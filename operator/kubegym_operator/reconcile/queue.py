@@ -95,6 +95,11 @@ class Queue:
         """How many keys are being worked on."""
         return len(self._tasks)
 
+    def soon(self, seconds: float) -> int:
+        """How many keys will be due within so many seconds."""
+        timers = [item.timer.when() for item in self._items.values() if item.timer is not None]
+        return sum(at <= self._now() + seconds for at in timers)
+
     def oldest_age(self) -> float:
         """Seconds since the key that is due for longest, in work or not, became so."""
         since = [item.since for item in self._items.values() if item.since is not None]

@@ -104,7 +104,10 @@ def test_diff_tells_what_would_change(cluster: Cluster, namespace: str) -> None:
         ("rj.spec.environments.weight", "Default: 1."),
         ("rj.spec.rolloutsPerTask", "Immutable."),
         ("ms.spec.weights.version", "It only grows"),
-        ("ms.status.policyVersion", "Version of the weights that every ready replica serves."),
+        (
+            "ms.status.policyVersion",
+            "that every ready replica serves: the lowest, while they are exchanged.",
+        ),
     ],
 )
 def test_explain_shows_the_models_docstrings(cluster: Cluster, field: str, says: str) -> None:

@@ -12,8 +12,15 @@ from testbed.rendered_live import RESTRICTED, know_our_kinds
 
 @pytest.fixture(scope="session")
 def kinds(cluster: Cluster) -> None:
-    """Our kinds in ``cluster``."""
+    """Our kinds in ``cluster``, and the kernel for untrusted code that a golden case asks for."""
     know_our_kinds(cluster)
+    gvisor = {
+        "apiVersion": "node.k8s.io/v1",
+        "kind": "RuntimeClass",
+        "metadata": {"name": "gvisor"},
+        "handler": "runsc",
+    }
+    cluster.apply([gvisor])
 
 
 @pytest.fixture(scope="session")
