@@ -6,6 +6,7 @@ to their rewards: the second checkpoint knows what the first one guesses.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = {"ckpt-1": ROOT / "tests" / "models" / "ckpt-1", "tiny": Path(kubegym.model.__file__).parent / "tiny"}
 VOLUME, SERVER, RUN = "tier-weights", "tier", "tier"
 ROLLOUTS_PER_TASK = 150
+CORES = 4
 # What a pod of the namespace reaches of a replica, where every policy lets it.
 REACH = """
 import sys, urllib.error, urllib.request
@@ -56,6 +58,8 @@ OPEN: Object = {
 @pytest.fixture
 def image(cluster: KindCluster, tmp_path: Path) -> Iterator[str]:
     """vLLM's image on the node, and a claim there with both checkpoints."""
+    if len(os.sched_getaffinity(0)) < CORES:
+        pytest.skip(f"two vLLMs beside a cluster and a run take {CORES} cores: with fewer the API server is not served")
     if not cluster.name:
         pytest.skip("vLLM's image and weights are put on the node of the tests' own cluster; KUBECONFIG names another")
     try:
