@@ -189,10 +189,10 @@ def _own(server: ModelServer, plan: WeightsPlan, context: BuildContext) -> Conta
     engine = server.spec.engine
     args = ["serve", "model", "--engine", engine, "--listen", f":{MODEL_PORT}", "--model", served_name(server)]
     mounts: list[Mount] = []
-    if plan.mount is not None and engine == "embedded":
-        args += ["--weights", WEIGHTS]
     env: dict[str, str] = {}
     if engine == "embedded":
+        if plan.mount is not None:
+            args += ["--weights", WEIGHTS]
         args += update_arguments(server, plan)
         env = update_variables(server, context)
         mounts = update_mounts(server, plan, context)
