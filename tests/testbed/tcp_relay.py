@@ -1,16 +1,47 @@
-"""A relay to a server, whose connections can go dead without being closed: the way watches die."""
+"""A relay to a server, for what a network does: connections that go dead without being closed, requests that wait."""
 
 from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+
+
+class Gate:
+    """What clients send goes through it piece by piece, a request being one or two."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._left: int | None = None
+        self._held = 0
+
+    def let(self, pieces: int | None) -> None:
+        """Let so many more pass, and hold what follows; ``None``: hold nothing."""
+        with self._changed:
+            self._left = pieces
+            self._changed.notify_all()
+
+    def holds(self) -> bool:
+        """Whether somebody waits."""
+        with self._changed:
+            return self._held > 0 and self._left == 0
+
+    def enter(self) -> None:
+        """Wait for this piece's turn."""
+        with self._changed:
+            self._held += 1
+            self._changed.wait_for(lambda: self._left != 0)
+            self._held -= 1
+            if self._left is not None:
+                self._left -= 1
 
 
 class Relay:
     """Listens on a free port of 127.0.0.1 and passes bytes on."""
 
     def __init__(self, host: str, port: int) -> None:
+        self.gate = Gate()
         self._target = (host, port)
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
@@ -30,6 +61,7 @@ class Relay:
             self._server.shutdown(socket.SHUT_RDWR)  # close alone does not wake who waits in accept
         self._thread.join()
         self._server.close()
+        self.gate.let(None)
         for link in self._links:
             link.close()
 
@@ -42,7 +74,7 @@ class Relay:
                 except OSError:
                     near.close()
                     continue
-                link = _Link(near, far)
+                link = _Link(near, far, self.gate)
                 link.start()
                 self._links.append(link)
 
@@ -50,12 +82,11 @@ class Relay:
 class _Link:
     """A connection and the one that it is passed on by."""
 
-    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+    def __init__(self, near: socket.socket, far: socket.socket, gate: Gate) -> None:
         self.frozen = False
         self._ends = (near, far)
-        self._threads = [
-            threading.Thread(target=self._pass, args=pair, daemon=True) for pair in ((near, far), (far, near))
-        ]
+        ways = ((near, far, gate.enter), (far, near, lambda: None))
+        self._threads = [threading.Thread(target=self._pass, args=way, daemon=True) for way in ways]
 
     def start(self) -> None:
         for thread in self._threads:
@@ -68,9 +99,10 @@ class _Link:
         for end in self._ends:
             end.close()
 
-    def _pass(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pass(self, source: socket.socket, sink: socket.socket, enter: Callable[[], None]) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
+                enter()
                 if not self.frozen:
                     sink.sendall(data)
         if not self.frozen:  # of a dead connection neither side hears anything, not even its end

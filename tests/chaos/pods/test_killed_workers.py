@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
+from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
-from testbed.pods import ROOT, Cluster, ended, kill, pods_end, rows_of, url_of, worker_entry
+from testbed.pods import ROOT, Cluster, ended, eventually, kill, pods_end, rows_of, url_of, worker_entry
+from testbed.tcp_relay import Gate, Relay
 
 pytestmark = pytest.mark.chaos
 
@@ -15,40 +19,73 @@ WAIT = 600.0
 SHARDS = {"tasksPerShard": 3}
 
 
+@pytest.fixture
+def relay(model: str) -> Iterator[Relay]:
+    """The way to the model: while its gate holds, no run can end."""
+    address = urlsplit(model)
+    assert address.hostname is not None
+    assert address.port is not None
+    relay = Relay(address.hostname, address.port)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+def url(relay: Relay) -> str:
+    return f"http://127.0.0.1:{relay.port}"
+
+
+async def held(gate: Gate) -> None:
+    async def holds() -> bool:
+        return gate.holds()
+
+    await eventually(holds)
+
+
 @pytest.mark.parametrize(("workers", "seed"), [(1, 1), (2, 2), (3, 3), (4, 4)])
 async def test_killed_at_any_moment_each_rollout_has_one_result(
-    workers: int, seed: int, cluster: Cluster, model: str, prefix: str
+    workers: int, seed: int, cluster: Cluster, relay: Relay, prefix: str
 ) -> None:
     """A killed pod is replaced by another of its index, as an Indexed Job does it."""
     rng = random.Random(seed)
     cluster.workers = workers
-    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=4, sharding=SHARDS)
+    cluster.freeze(prefix, {"math": worker_entry(url(relay))}, rolloutsPerTask=4, sharding=SHARDS)
     pods: list[asyncio.subprocess.Process] = []
-    kills = 0
+    ready: dict[int, asyncio.subprocess.Process] = {}
 
     async def live(index: int) -> None:
-        nonlocal kills
-        life = 0
-        while True:
-            life += 1
+        for life in itertools.count(1):
             process = await cluster.worker(f"worker-{index}-{life}", index)
             pods.append(process)
             await url_of(process)
-            if life <= 2:
-                await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=rng.uniform(0.2, 2.5))
-                if process.returncode is None:
-                    kill(process)
-                    kills += 1
+            ready[index] = process
             code = await ended(process)
             if code == 0:
+                del ready[index]
                 return
             assert code in (-9, 12), cluster.log(f"worker-{index}-{life}")
 
+    def working() -> list[asyncio.subprocess.Process]:
+        return [process for process in ready.values() if process.returncode is None]
+
+    async def somebody_works() -> bool:
+        return bool(working())
+
+    async def reap() -> None:
+        for _ in range(2 * workers):
+            relay.gate.let(rng.randint(2, 10))
+            await held(relay.gate)
+            await eventually(somebody_works)
+            await asyncio.sleep(rng.uniform(0, 1.5))  # what came before the gate held is written meanwhile, or not
+            kill(rng.choice(working()))
+        relay.gate.let(None)
+
     async with asyncio.timeout(WAIT), pods_end(pods):
-        await asyncio.gather(*(live(index) for index in range(workers)))
+        await asyncio.gather(reap(), *(live(index) for index in range(workers)))
         assert await cluster.finalise() == 0, cluster.log("finaliser")
         rows = await rows_of(cluster, prefix)
-    assert kills
+    assert len(pods) > workers
     assert len(rows) == 96
     assert {row["kubegym"]["outcome"] for row in rows} == {"scored"}
     said = cluster.words("finaliser")
@@ -92,27 +129,32 @@ async def test_a_rollout_that_kills_its_worker_fails_alone(cluster: Cluster, mod
     assert cluster.words("finaliser")["failures"] == {"WorkerCrashed": 1}
 
 
-async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, model: str, prefix: str) -> None:
+async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, relay: Relay, prefix: str) -> None:
     """Its pod is replaced, which takes longer than the tries of a rollout: they wait for it."""
     environment = str(ROOT / "environments" / "arithmetic")
     pods: list[asyncio.subprocess.Process] = []
 
     async def agent(listen: str) -> str:
-        served = ("agent", environment, "--model-server", model, "--listen", listen)
+        served = ("agent", environment, "--model-server", url(relay), "--listen", listen)
         pods.append(await cluster.start(f"agent-{len(pods)}", "serve", *served))
         return await url_of(pods[-1])
 
     async with asyncio.timeout(WAIT), pods_end(pods):
-        url = await agent("127.0.0.1:0")
-        cluster.freeze(prefix, {"math": worker_entry(model, agent=[url])}, rolloutsPerTask=8, sharding=SHARDS)
+        address = await agent("127.0.0.1:0")
+        entry = worker_entry(url(relay), agent=[address])
+        cluster.freeze(prefix, {"math": entry}, rolloutsPerTask=8, sharding=SHARDS)
+        relay.gate.let(20)
         worker = await cluster.worker("worker", 0)
         await url_of(worker)
         done = asyncio.ensure_future(worker.wait())
         for _ in range(2):
-            await asyncio.wait([done], timeout=3)
+            await held(relay.gate)
             kill(pods[-1])
+            relay.gate.let(20)
             await asyncio.wait([done], timeout=6)
-            await agent(url.removeprefix("http://"))
+            assert not done.done()
+            await agent(address.removeprefix("http://"))
+        relay.gate.let(None)
         pods.append(worker)
         assert await ended(worker) == 0, cluster.log("worker")
         assert await cluster.finalise() == 0
