@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.figures import ROOT, Figure, report
 from kubegym.agent import AgentSettings, run_attempt
+from kubegym.core import cycles
 from kubegym.core.protocols import Assignment
 from kubegym.resources import EnvironmentRuntime, load_environment
 from kubegym.testing import ScriptedModel
@@ -73,6 +74,7 @@ async def verify_all(rollouts: int, in_flight: int) -> tuple[list[float], float,
         return attempt.reward  # None where a busy machine gave the process no processor
 
     await asyncio.gather(*(one(number) for number in range(8)))  # the processes have started, and imported SymPy
+    cycles.settle()  # as a worker does
     began = time.perf_counter()
     async with watched() as waits:
         rewards = await asyncio.gather(*map(one, range(rollouts)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import sys
 import time
@@ -17,6 +16,7 @@ from kubegym.cli import logs
 from kubegym.cli.display import RunDisplay, display_for
 from kubegym.cli.errors import guarded
 from kubegym.cli.locate import locate
+from kubegym.core import cycles
 from kubegym.core.errors import InputError, RunFailed
 from kubegym.local.supervise import STOPPING, Reports, Signals
 
@@ -197,8 +197,7 @@ class _Session:
             raise InputError(
                 f"--fresh is for runs below ./runs; this one writes to {spec.output}: give another --output"
             )
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays; collections need not look at it again
+        cycles.settle()
         async with _served(metrics, request.metrics_port), self._shown(), split(spec, request.split) as spec:
             self._run = LocalRun(spec, display=self._display, metrics=metrics, retry=retry, fresh=fresh)
             ended = await self._run.run()

@@ -11,7 +11,6 @@ a reason until ready and while shutting down), ``/metrics``, ``/openapi.json``, 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import logging
 import re
@@ -24,6 +23,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from kubegym.core import cycles
 from kubegym.core.errors import InputError
 from kubegym.http.presence import ClientGone, Receive, WhileConnected
 
@@ -459,8 +459,7 @@ def serve(
             return await super().on_tick(counter)
 
     server = Server(config)
-    gc.freeze()  # what is loaded by now stays, and a server makes little garbage in cycles: look for it less often
-    gc.set_threshold(200_000, 20, 100)
+    cycles.settle()
     try:
         server.run(list(sockets) if sockets else None)
     except SystemExit as error:  # uvicorn's word for an address that is taken

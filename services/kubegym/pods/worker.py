@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from kubegym.core import cycles
 from kubegym.core.clock import SystemClock
 from kubegym.core.errors import KubeGymError, OutputInUse
 from kubegym.core.retry import Backoff
@@ -174,8 +174,7 @@ class PodWorker:
 
     async def _started(self, episodes: LocalEpisodes, stack: AsyncExitStack) -> GatedEpisodes:
         await episodes.start()
-        gc.collect()
-        gc.freeze()  # what is loaded by now stays; collections need not look at it again
+        cycles.settle()
         http = HttpClient()
         stack.push_async_callback(http.close)
         return GatedEpisodes(episodes, gates_for(episodes, http))
