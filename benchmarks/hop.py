@@ -1,7 +1,8 @@
-"""What the model server costs between a client and its engine, and nginx as a plain hop beside it in the same run.
+"""What the model server costs between a client and its engine, and other hops beside it in the same run.
 
 The engine is the simulated one in a process of its own; CPU seconds and memory are those of the hop's process alone.
-Where Debian's nginx is installed it is measured too, over the same engine.
+Debian's nginx, a plain hop, and ``vllm-router`` (from PyPI, in an environment of its own, on the PATH) are measured
+too where they are installed, over the same engine.
 
 usage: python -m benchmarks.hop [REQUESTS]
 """
@@ -16,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -83,7 +85,8 @@ def ours(upstream: str, *options: str) -> tuple[str, ...]:
 def capturing(upstream: str) -> tuple[str, ...]:
     """The command of a rollout's base URL, whose calls are captured with their token ids."""
     script = (
-        "import asyncio, gc, uvloop\n"
+        "import asyncio, uvloop\n"
+        "from kubegym.core import cycles\n"
         "from kubegym.core.clock import Deadline\n"
         "from kubegym.core.protocols import CallContext\n"
         "from kubegym.model.rollout_calls import seen_call\n"
@@ -94,7 +97,7 @@ def capturing(upstream: str) -> tuple[str, ...]:
         f"    urls = RolloutUrls([{upstream!r}], model='stub', capture=Last(), token_ids=True)\n"
         "    async with urls:\n"
         "        print(urls.open(CallContext('0123abcd-0-0', Deadline(3600.0))), flush=True)\n"
-        "        gc.freeze(); gc.set_threshold(50_000, 20, 100)  # as a server has it\n"
+        "        cycles.settle()\n"
         "        await asyncio.sleep(3600)\n"
         "uvloop.run(main())\n"
     )
@@ -104,9 +107,7 @@ def capturing(upstream: str) -> tuple[str, ...]:
 @contextmanager
 def nginx(upstream: str) -> Iterator[tuple[str, int]]:
     """Debian's nginx as a plain hop with one worker process: its URL, and the worker's process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder) / "nginx.conf"
         configuration.write_text(
@@ -120,19 +121,46 @@ def nginx(upstream: str) -> Iterator[tuple[str, int]]:
             "location / { proxy_pass http://engine; proxy_http_version 1.1; proxy_buffering off;"
             'proxy_set_header Connection ""; } } }'
         )
-        process = subprocess.Popen(["nginx", "-p", folder, "-c", str(configuration)], stderr=subprocess.DEVNULL)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(200):
-                with socket.socket() as probe:
-                    if probe.connect_ex(("127.0.0.1", port)) == 0:
-                        break
-                subprocess.run(["sleep", "0.05"], check=True)
-            listed = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            yield url, int(listed[0])
-        finally:
-            process.terminate()
-            process.wait()
+        with _listening(port, "nginx", "-p", folder, "-c", str(configuration)) as pid:
+            listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            yield f"http://127.0.0.1:{port}", int(listed[0])
+
+
+@contextmanager
+def vllm_router(upstream: str) -> Iterator[tuple[str, int]]:
+    """The router of the vLLM project: its URL, and its process id."""
+    port = _free_port()
+    command = ("vllm-router", "--worker-urls", upstream, "--policy", "round_robin", "--port", str(port))
+    limits = ("--prometheus-port", str(_free_port()), "--max-concurrent-requests", "20000", "--log-level", "error")
+    with _listening(port, *command, *limits) as pid:
+        yield f"http://127.0.0.1:{port}", pid
+
+
+BESIDE = {"nginx": nginx, "vllm-router": vllm_router}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def _listening(port: int, *command: str) -> Iterator[int]:
+    """A server that has begun to listen; its process id."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, f"{command} ended"
+            time.sleep(0.05)
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait()
 
 
 async def flood(client: HttpClient, url: Url, body: bytes, count: int, in_flight: int) -> None:
@@ -285,10 +313,11 @@ async def hops_before(*command: str) -> AsyncIterator[tuple[str, dict[str, tuple
     async with AsyncExitStack() as stack:
         direct, _ = stack.enter_context(program(*command))
         hops = {OURS: stack.enter_context(program(*ours(direct)))}
-        if shutil.which("nginx"):
-            hops["nginx"] = stack.enter_context(nginx(direct))
-        else:
-            print("nginx is not installed: the hop is measured alone", file=sys.stderr)
+        for name, hop in BESIDE.items():
+            if shutil.which(name):
+                hops[name] = stack.enter_context(hop(direct))
+            else:
+                print(f"{name} is not installed: not measured", file=sys.stderr)
         yield direct, hops
 
 

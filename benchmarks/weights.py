@@ -46,7 +46,7 @@ async def exchanges(replicas: int, callers: int) -> list[Figure]:
             for version, on_update in ((2, "Finish"), (3, "Abort")):
                 for control in controls:
                     began = time.monotonic()
-                    state = await orders.exchange(control, CHECKPOINTS[version - 1], version, on_update)
+                    state = await orders.exchange(control, CHECKPOINTS[version - 1], version, onUpdate=on_update)
                     assert state["policyVersion"] == version, state
                     took.append(time.monotonic() - began)
                 await load.until(version, 4 * callers)

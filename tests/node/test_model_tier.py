@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINTS = {"ckpt-1": ROOT / "tests" / "models" / "ckpt-1", "tiny": Path(kubegym.model.__file__).parent / "tiny"}
 VOLUME, SERVER, RUN = "tier-weights", "tier", "tier"
 ROLLOUTS_PER_TASK = 150
-CORES = 4
+CORES = 2
 # What a pod of the namespace reaches of a replica, where every policy lets it.
 REACH = """
 import sys, urllib.error, urllib.request
@@ -59,7 +59,7 @@ OPEN: Object = {
 def image(cluster: KindCluster, tmp_path: Path) -> Iterator[str]:
     """vLLM's image on the node, and a claim there with both checkpoints."""
     if len(os.sched_getaffinity(0)) < CORES:
-        pytest.skip(f"two vLLMs beside a cluster and a run take {CORES} cores: with fewer the API server is not served")
+        pytest.skip(f"two vLLMs beside a cluster and a run take {CORES} cores")
     if not cluster.name:
         pytest.skip("vLLM's image and weights are put on the node of the tests' own cluster; KUBECONFIG names another")
     try:
@@ -98,7 +98,8 @@ def manifests(image: str) -> list[Object]:
         "name": "engine",
         "image": image,
         "env": [{"name": name, "value": value} for name, value in VARIABLES.items()],
-        "resources": {"requests": {"cpu": "250m"}},  # two of them beside everything else on two cores
+        # Beside everything else on two cores: by their requests the kernel would prefer them to the API server.
+        "resources": {"requests": {"cpu": "10m"}, "limits": {"cpu": "600m"}},
     }
     policy = {
         "engine": "vllm",

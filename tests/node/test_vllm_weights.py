@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import kubegym.model
 from kubegym.model.weights import CANARY_FILE
 from kubegym.model.weights.canary import distance
 from kubegym.model.weights.making import make_canary
+from testbed.adapters import RANK, adapter
 from testbed.build import CannotBuild
 from testbed.forward import log_probs
 from testbed.updated_replicas import Load, Orders, answers_of, controlled
@@ -25,12 +26,13 @@ CALLERS = 16
 
 
 @contextmanager
-def engines(first: Path, count: int, *beside: Path) -> Iterator[list[str]]:
+def engines(first: Path, count: int, *beside: Path, arguments: Sequence[str] = ()) -> Iterator[list[str]]:
     """Several vLLMs with their control routes, which see the folders ``beside``, too."""
     with ExitStack() as stack:
         try:
-            control = {"VLLM_SERVER_DEV_MODE": "1"}
-            urls = stack.enter_context(vllm_servers(first, count, variables=control, beside=[first, *beside]))
+            control = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
+            seen = [first, *beside]
+            urls = stack.enter_context(vllm_servers(first, count, *arguments, variables=control, beside=seen))
         except CannotBuild as error:
             # Not a failure in CI: no package index has the wheel it needs.
             pytest.skip(f"{error}; the embedded and the simulated engine pass their own tests of this")
@@ -107,6 +109,35 @@ async def test_a_tied_head_that_keeps_old_weights_serves_nobody(tmp_path: Path) 
                 assert state["weights"]["failure"]["reason"] == "WeightsCorrupt", "vLLM said 200"
                 assert (state["policyVersion"], state["ready"]) == (1, True)
                 await load.until(1, load.seen.answered[1] + 20)
+            assert not load.seen.failed
+            assert not load.seen.wrong, load.seen.wrong[:5]
+            await orders.close()
+
+
+async def test_adapters_take_turns_under_load_and_a_stale_one_serves_nobody(tmp_path: Path) -> None:
+    """What each answers is known from weights with the adapter added in, by another engine."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    added = [adapter(folder, FIRST, seed) for seed, folder in enumerate(folders, start=1)]
+    answers = dict(enumerate(await answers_of([FIRST, *added]), start=1))
+    assert len(answers[1]) > 10, "questions on which they all differ"
+    stale = tmp_path / "stale"
+    shutil.copytree(folders[0], stale)
+    (stale / CANARY_FILE).write_bytes((folders[1] / CANARY_FILE).read_bytes())
+    with engines(FIRST, 1, tmp_path, arguments=("--enable-lora", "--max-lora-rank", str(RANK))) as urls:
+        async with controlled(urls, FIRST) as (servers, (control,)):
+            orders = Orders()
+            await orders.ready(control)
+            async with Load(servers, answers, 8) as load:
+                await load.until(1, 40)
+                for version, folder in enumerate(folders, start=2):
+                    state = await orders.exchange(control, folder, version, kind="Adapter")
+                    assert (state["policyVersion"], state["weights"]["failure"]) == (version, None)
+                    await load.until(version, 40)
+                state = await orders.exchange(control, stale, 4, kind="Adapter")
+                assert state["weights"]["failure"]["reason"] == "WeightsCorrupt"
+                assert (state["policyVersion"], state["ready"]) == (3, True)
+                await load.until(3, load.seen.answered[3] + 40)
+            print(f"\n{load.seen.answered} answered, {len(load.seen.failed)} failed, {len(load.seen.wrong)} wrong")
             assert not load.seen.failed
             assert not load.seen.wrong, load.seen.wrong[:5]
             await orders.close()

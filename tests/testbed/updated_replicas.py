@@ -105,9 +105,9 @@ class Orders:
 
         await eventually(so)
 
-    async def exchange(self, control: str, folder: Path, version: int, on_update: str = "Finish") -> dict[str, Any]:
-        """Exchange the weights of one replica, and wait until that is over; its state."""
-        order = {"uri": f"file://{folder}", "version": version, "onUpdate": on_update}
+    async def exchange(self, control: str, folder: Path, version: int, **order: Any) -> dict[str, Any]:
+        """Exchange the weights of one replica, and wait until that is over; its state. ``order``: more of it."""
+        order |= {"uri": f"file://{folder}", "version": version}
         status, told = await self.call(b"POST", f"{control}/weights", order)
         assert status == 200, told
         state: dict[str, Any] = {}
