@@ -143,6 +143,8 @@ def _vllm(server: ModelServer, plan: WeightsPlan, context: BuildContext, *, foll
         "generation-config": "vllm",
         "shutdown-timeout": str(SHUTDOWN_SECONDS),
     }
+    if server.spec.weights is not None and server.spec.weights.on_update == "Continue":
+        defaults["enable-scale-out"] = ""  # the routes by which it tells which weights made which token
     args += _flags({**defaults, **given})
     env: dict[str, str | Mapping[str, Any]] = {
         "HF_HUB_OFFLINE": "1",  # the weights are there, and nothing else is to be asked for
