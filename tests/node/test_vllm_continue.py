@@ -208,6 +208,7 @@ def chats() -> dict[str, dict[str, Any]]:
         "no tools": {**tools, "tool_choice": "none"},
         "required": {**tools, "tool_choice": "required", "return_token_ids": True},
         "named": {**tools, "tool_choice": {"type": "function", "function": {"name": "add"}}},
+        "prompt": {**same, "return_token_ids": True, "kv_transfer_params": {"prompt_token_ids": [1, 270, 201, 33, 2]}},
         "schema": {**same, "response_format": {"type": "json_object"}},
     }
 
