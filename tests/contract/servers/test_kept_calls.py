@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from contract.servers.test_model_weights import TOKEN, Updated, serves
+from kubegym.agent.model_server import ModelServerClient
 from kubegym.core.clock import Deadline
 from kubegym.core.protocols import CallContext
 from kubegym.http import HttpClient, Response
@@ -221,6 +222,19 @@ async def test_an_engine_without_the_routes_says_what_it_needs(tmp_path: Path) -
         assert "--enable-scale-out" in failure["message"]
         adapter = {"uri": f"file://{tmp_path / 'b'}", "version": 4, "kind": "Adapter", "onUpdate": "Continue"}
         assert (await model.order("/weights", adapter)).status == 409
+
+
+async def test_an_agent_hears_of_it(tmp_path: Path) -> None:
+    async with kept(tmp_path) as model:
+        client = ModelServerClient([model.url])
+        call = asyncio.ensure_future(client.respond(RESPOND, CallContext("0123abcd-0-0", Deadline(60.0))))
+        await model.stepping.until(1)
+        model.stepping.step(4)
+        await model.continued(checkpoint(tmp_path / "b"), 3)
+        model.stepping.step(6)
+        reply = await call
+        assert (reply.policy_version, list(reply.policy_runs)) == (2, [(2, 0), (3, 4)])
+        await client.close()
 
 
 async def test_a_program_at_its_own_url_is_captured_with_its_runs(tmp_path: Path) -> None:

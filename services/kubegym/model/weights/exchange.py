@@ -32,6 +32,7 @@ from pydantic import ValidationError
 
 from kubegym.core.spec.model import Weights
 from kubegym.model.holds import Holds
+from kubegym.model.kept import KeptCalls
 from kubegym.model.queue import FairQueue
 from kubegym.model.weights.canary import CANARY_FILE, Canary
 from kubegym.model.weights.checkpoint import Kind
@@ -293,7 +294,7 @@ class Exchange:
         """Bring, exchange and prove. Raises WeightsError; ``phase`` then says how far it came."""
         state = self._state
         state.phase, state.target = "fetching", weights.version
-        keep = weights.on_update == "Continue"
+        keep = weights.on_update == "Continue" and weights.kind == "Full"
         await self._engine.keep(keep)
         folder = await self._places.place(weights)
         self._engine.check(folder, weights.kind)
@@ -303,7 +304,7 @@ class Exchange:
             raise WeightsError(why, reason="CanaryMissing")
         state.phase = "draining"
         self._close(f"the weights of version {weights.version} are being loaded")
-        await self._drained(weights)
+        await self._drained(weights, kept=self._engine.kept if keep else None)
         before = await self._engine.ask(canary.sequences, self._good.adapter) if self._sound else None
         if before is not None and self._good.canary is None and self._good.label == "":
             self._good = replace(self._good, canary=canary.told(before))  # as the engine started: trusted
@@ -392,16 +393,13 @@ class Exchange:
         if await self._restore(WeightsError("the engine lost its weights", reason="EngineRestarted")):
             self._open()
 
-    async def _drained(self, weights: Weights) -> None:
-        """Wait until no call is at the engine. Raises WeightsError where that does not come about."""
-        if weights.on_update == "Finish":
+    async def _drained(self, weights: Weights, kept: KeptCalls | None) -> None:
+        """Wait until no call is at the engine but those that stay. Raises WeightsError where that never happens."""
+        if weights.on_update != "Abort":
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH_SECONDS):
-                    await self._queue.idle()
-        if weights.on_update == "Continue":
-            kept = self._engine.kept
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FINISH_SECONDS):
+                    if kept is None:
+                        await self._queue.idle()
                     while kept is not None and self._queue.working > kept.open:  # noqa: ASYNC110 - two counters
                         await asyncio.sleep(_LOOK_AT_OTHERS)
                     return
