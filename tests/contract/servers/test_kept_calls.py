@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+import kubegym
 from contract.servers.test_model_weights import TOKEN, Updated, serves
+from kubegym import Environment, Rollout, Verdict
 from kubegym.agent.model_server import ModelServerClient
 from kubegym.core.clock import Deadline
 from kubegym.core.protocols import CallContext
@@ -22,7 +24,7 @@ from kubegym.model.weights import Places, Start
 from testbed.checkpoints import checkpoint
 from testbed.models import QUESTION, Caller, events
 from testbed.served import serving
-from testbed.stepping_engine import MODEL, SteppingEngine, stepping
+from testbed.stepping_engine import MODEL, PROMPT, SteppingEngine, stepping
 
 pytestmark = pytest.mark.contract
 
@@ -235,6 +237,37 @@ async def test_an_agent_hears_of_it(tmp_path: Path) -> None:
         reply = await call
         assert (reply.policy_version, list(reply.policy_runs)) == (2, [(2, 0), (3, 4)])
         await client.close()
+
+
+class Say(Environment):
+    """One turn, whatever it is."""
+
+    def verify(self, rollout: Rollout) -> Verdict:
+        return Verdict(1.0)
+
+
+async def test_rows_and_token_files_say_which_tokens_are_whose(tmp_path: Path) -> None:
+    async with kept(tmp_path) as model:
+        options: dict[str, Any] = {"model": MODEL, "base_url": f"{model.url}/v1", "max_output_tokens": 10}
+        tasks = [{"responses_create_params": {"input": f"Say {number}."}} for number in range(3)]
+        options |= {"dataset": tasks, "concurrency": 3, "tokens": "Samples", "output": tmp_path / "run"}
+        run = asyncio.ensure_future(asyncio.to_thread(kubegym.run, Say, **options))
+        await model.stepping.until(3)
+        model.stepping.step(4)
+        await model.continued(checkpoint(tmp_path / "b"), 3)
+        model.stepping.step(6)
+        results = await run
+        assert results.manifest.totals.scored == 3
+        for row in results.rows:
+            (turn,) = row["kubegym"]["turns"]
+            assert turn == {"policy_version": 2, "policy_runs": RUNS, "reward": None}
+            assert row["kubegym"]["policy"]["versions"] == [2, 3]
+        samples = results.samples.to_pylist()
+        assert len(samples) == 3
+        for sample in samples:
+            assert sample["token_ids"] == [*PROMPT, *[A] * 4, *[B] * 6]
+            runs = [(run["version"], run["from_token"] - len(PROMPT)) for run in sample["policy_runs"]]
+            assert runs == [(2, 0), (3, 4)]
 
 
 async def test_a_program_at_its_own_url_is_captured_with_its_runs(tmp_path: Path) -> None:
