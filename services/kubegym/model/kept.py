@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from kubegym.core.tokens import Runs
 from kubegym.http.headers import Pair
-from kubegym.model.errors import ModelAborted, ModelReplyInvalid
+from kubegym.model.errors import ModelAborted, ModelReplyInvalid, ModelTimeout
 from kubegym.model.question import JSON_PAIRS, Endpoint, once
 
 RENDER: Final = "v1/chat/completions/render"
@@ -112,7 +112,7 @@ class KeptCalls:
             wanted = {"output_mode": "text", "return_token_ids": bool(body.get("return_token_ids"))}
             told = await step(GENERATE, {**rendered, **wanted})
             choice = _choice(told)
-            runs = await self._runs(choice)
+            runs = await self._runs(choice, deadline)
             message: dict[str, Any] = {"role": "assistant", "content": choice["text"]}
             if (kept := _parsed(asked, rendered, choice)) is not None:
                 message = _message(await step(DERENDER, kept))
@@ -120,7 +120,7 @@ class KeptCalls:
         finally:
             self.open -= 1
 
-    async def _runs(self, choice: Mapping[str, Any]) -> Runs:
+    async def _runs(self, choice: Mapping[str, Any], deadline: float) -> Runs:
         """Raises ModelAborted where a token is of weights that did not prove, or of none that is known."""
         try:
             spans = [(label_of(span["version"]), int(span["start"])) for span in choice["weight_versions"] or ()]
@@ -129,7 +129,11 @@ class KeptCalls:
         if choice["token_ids"] and (not spans or spans[0][1] != 0):
             raise ModelReplyInvalid("the engine does not say which weights made its tokens", retryable=True)
         if any(label not in self.versions for label, _ in spans):
-            await self._settled.wait()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._settled.wait()
+            except TimeoutError:
+                raise ModelTimeout("the weights that made the reply were not proven in time") from None
         runs: list[tuple[int, int]] = []
         for label, start in spans:
             version = self.versions.get(label)
