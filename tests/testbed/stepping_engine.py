@@ -47,6 +47,7 @@ class SteppingEngine(App):
         scale_out: whether it has the three steps.
         label: what its weights are called.
         on_question: called before a canary's question is answered.
+        answers: unset, canaries' questions wait.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,6 +55,8 @@ class SteppingEngine(App):
         self.stale = False
         self.scale_out = True
         self.on_question: Callable[[], None] = lambda: None
+        self.answers = asyncio.Event()
+        self.answers.set()
         self._first = folder
         self.label = "default"
         self._running: dict[_Running, None] = {}
@@ -164,6 +167,7 @@ class SteppingEngine(App):
     async def _complete(self, body: dict[str, Any]) -> Any:
         await self._resumed.wait()
         self.on_question()
+        await self.answers.wait()
         assert self.folder is not None
         told = simulated_log_probs(self.folder, body["prompt"])
         log_probs = [None, *({str(one): {"logprob": p}} for one, p in zip(body["prompt"][1:], told, strict=True))]

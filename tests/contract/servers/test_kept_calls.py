@@ -185,6 +185,30 @@ async def test_what_did_not_prove_reaches_nobody(tmp_path: Path) -> None:
         assert told(await again) == ("2", None)
 
 
+async def test_a_reply_is_held_until_its_weights_are_proven_or_its_time_is_over(tmp_path: Path) -> None:
+    async with kept(tmp_path) as model:
+        short, long = (
+            asyncio.ensure_future(model.post(CHAT, {**LONG, "max_tokens": 5}, f"x-kubegym-deadline: {seconds}\r\n"))
+            for seconds in (5, 60)
+        )
+        await model.stepping.until(2)
+        model.stepping.step(4)
+
+        def step() -> None:
+            if model.stepping.label == "kubegym:3":
+                model.stepping.step()  # both end
+                model.stepping.answers.clear()
+
+        model.stepping.on_question = step
+        await model.announce(checkpoint(tmp_path / "b"), 3, onUpdate="Continue")
+        assert (await short).status == 504
+        assert not long.done()
+        model.stepping.on_question = lambda: None
+        model.stepping.answers.set()
+        assert told(await long) == ("2", RUNS)
+        await model.until(serves(3))
+
+
 async def test_a_reload_that_fails_gives_calls_up_before_a_token_more_is_made(tmp_path: Path) -> None:
     async with kept(tmp_path) as model:
         call = asyncio.ensure_future(model.post(CHAT, LONG))
