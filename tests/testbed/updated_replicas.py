@@ -70,7 +70,7 @@ def _said(chat: Mapping[str, Any]) -> str:
 
 
 @asynccontextmanager
-async def controlled(engines: Sequence[str], first: Path) -> AsyncIterator[tuple[list[str], list[str]]]:
+async def controlled(engines: Sequence[str], first: Path, **options: Any) -> AsyncIterator[tuple[list[str], list[str]]]:
     """A model server before each engine, all of which start with ``first`` as version 1: their URLs, and control's."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -79,7 +79,8 @@ async def controlled(engines: Sequence[str], first: Path) -> AsyncIterator[tuple
         controls: list[str] = []
         for engine in engines:
             port = ControlPort("127.0.0.1", 0, folder / "token", controls.append)
-            server = ModelServer([engine], model="policy", control=port, weights=(Places(), Start(1, first)))
+            start = Start(1, first)
+            server = ModelServer([engine], model="policy", control=port, weights=(Places(), start), **options)
             urls.append(await stack.enter_async_context(serving(server)))
         yield urls, controls
 

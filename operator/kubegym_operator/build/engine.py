@@ -15,7 +15,7 @@ from kubegym_operator.build.context import BuildContext
 from kubegym_operator.build.endpoints import MODEL_PORT, served_name
 from kubegym_operator.build.errors import BuildError
 from kubegym_operator.build.pod import TMP, Container, Mount, scratch_mount, server_probes
-from kubegym_operator.build.sources import WEIGHTS, WeightsPlan, exchangeable
+from kubegym_operator.build.sources import WEIGHTS, WeightsPlan, exchangeable, exchanged
 from kubegym_operator.build.weights import engine_mounts, update_arguments, update_mounts, update_variables
 
 ENGINE: Final = "engine"
@@ -51,6 +51,8 @@ _OWNED_ARGS: Final[Mapping[str, frozenset[str]]] = {
 }
 """Engine arguments that the operator sets, by engine."""
 
+_SCALE_OUT = "enable-scale-out"
+"""The routes by which vLLM tells which weights made which token."""
 _USER = "nonroot"
 """Images of others have no account for our uid, and torch asks for its name."""
 
@@ -144,6 +146,9 @@ def _vllm(server: ModelServer, plan: WeightsPlan, context: BuildContext, *, foll
         "shutdown-timeout": str(SHUTDOWN_SECONDS),
     }
     args += _flags({**defaults, **given})
+    weights = server.spec.weights
+    if weights is not None and weights.on_update == "Continue" and exchanged(server) and _SCALE_OUT not in given:
+        args.append(f"--{_SCALE_OUT}")
     env: dict[str, str | Mapping[str, Any]] = {
         "HF_HUB_OFFLINE": "1",  # the weights are there, and nothing else is to be asked for
         "USER": _USER,

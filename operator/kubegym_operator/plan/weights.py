@@ -112,8 +112,8 @@ def plan_exchange(
         return Exchange(version=lowest, requeue_after=LOOK_AGAIN if silent else None)
     failed = [(one, said) for one, said in behind if said.failed == target]
     proven = any(said.version == target and not said.restart for _, said in heard)
-    if weights.on_update == "Continue":
-        message = "onUpdate Continue is not done in place yet: Finish, Abort or Recreate"
+    if weights.on_update == "Continue" and (weights.kind == "Adapter" or server.spec.engine == "embedded"):
+        message = "onUpdate Continue is for full weights of vLLM: Finish, Abort or Recreate"
         return Exchange(version=lowest, behind=len(behind), trouble=Trouble(Reason.WEIGHTS_UNSUPPORTED, message))
     deletes = _restarts(behind, target, proven=proven, now=now)
     trouble = None if proven else _hopeless(failed, target, len(replicas))

@@ -219,7 +219,7 @@ class Conversation:
                 "verify": round(self.verify_seconds, 6),
                 "total": round(self.loop.time() - self.started, 6),
             },
-            turns=[{"policy_version": version, "reward": None} for version in transcript.policy_versions],
+            turns=transcript.turns,
             seed=self.settings.seed,
             tokens=transcript.samples,
         )

@@ -28,7 +28,7 @@ from kubegym.core.ids import derive_seed
 from kubegym.core.messages import Done, Item, ToolCall, ToolOutput, Turn, is_assistant_message, item_text, tool_output
 from kubegym.core.outcomes import StopReason
 from kubegym.core.protocols import CallContext, ModelClient, ModelReply, Session
-from kubegym.core.tokens import TokenRecord
+from kubegym.core.tokens import TokenRecord, turn_of
 from kubegym.core.usage import add_response_usage, count_call
 
 _INCOMPLETE: dict[str, StopReason] = {"max_output_tokens": "max_output_tokens", "content_filter": "content_filter"}
@@ -55,7 +55,7 @@ class Transcript:
         input: the items the policy is first given.
         output: everything after, in order.
         replies: model calls that were answered.
-        policy_versions: one a reply.
+        turns: as rows tell them, one a reply.
         last: the last Responses object.
         usage: the contract's sum over all calls.
         tokens: the row's ``usage`` of the policy.
@@ -67,7 +67,7 @@ class Transcript:
 
     input: list[Item]
     output: list[Item] = field(default_factory=list)
-    policy_versions: list[int | None] = field(default_factory=list)
+    turns: list[dict[str, Any]] = field(default_factory=list)
     last: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     tokens: dict[str, int] = field(default_factory=dict)
@@ -92,13 +92,13 @@ class Transcript:
         self.output += items
         if reply.tokens is not None or self.samples is not None:
             if self.samples is None:
-                self.samples = TokenRecord(unknown=len(self.policy_versions))
-            self.samples.add(reply.tokens, len(self.output) - 1, reply.policy_version)
+                self.samples = TokenRecord(unknown=len(self.turns))
+            self.samples.add(reply.tokens, len(self.output) - 1, reply.policy_version, reply.policy_runs)
         self.last = response
         usage = response.get("usage")
         self.usage = add_response_usage(self.usage, usage)
         count_call(self.tokens, usage)
-        self.policy_versions.append(reply.policy_version)
+        self.turns.append(turn_of(reply.policy_version, reply.policy_runs))
         self.model_seconds += reply.seconds
         self.queue_seconds += reply.waited
         used = self.tokens["input_tokens"] + self.tokens["output_tokens"]

@@ -28,7 +28,15 @@ from kubegym.core.outcomes import STOP_REASONS, StopReason
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
 from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, marked
-from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER, failure_of
+from kubegym.core.wire import (
+    DEADLINE_HEADER,
+    POLICY_RUNS_HEADER,
+    POLICY_VERSION_HEADER,
+    ROLE_HEADER,
+    RUN_HEADER,
+    failure_of,
+    policy_told,
+)
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, Url
 from kubegym.http.names import Resolver
 from kubegym.http.open_users import HEADER as OPEN_HEADER
@@ -47,7 +55,6 @@ OnCall = Callable[[float, float, str, int, int], None]
 MOST_JARS = 16_384
 """Rollouts whose cookies are remembered, where a server sets any."""
 
-POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
 STOP_HEADER = b"x-kubegym-stop"
 QUEUED_HEADER = b"x-kubegym-queued"
 DRAINING_HEADER = b"x-kubegym-draining"
@@ -329,11 +336,10 @@ def _read(response: Response, where: str) -> ModelReply:
         if not isinstance(body, dict):
             text = f"{where} answered {status} with something that is no JSON object: {_excerpt(response)}"
             raise ModelError(text, reason="ModelReplyInvalid", retryable=True, status=status)
-        version = response.header(POLICY_VERSION_HEADER)
+        number, runs = policy_told(response.header(POLICY_VERSION_HEADER), response.header(POLICY_RUNS_HEADER))
         told = (response.header(STOP_HEADER) or b"").decode("latin-1")
         stop: StopReason | None = next((reason for reason in STOP_REASONS if reason == told), None)
-        number = int(version) if version is not None and version.isdigit() else None
-        return ModelReply(body, number, stop=stop, tokens=_take_tokens(body))
+        return ModelReply(body, number, stop=stop, tokens=_take_tokens(body), policy_runs=runs)
     asked = response.header(b"retry-after")
     wait = float(asked) if asked is not None and asked.isdigit() else None
     carried = failure_of(body, 0) if isinstance(body, dict) else None

@@ -13,7 +13,7 @@ from kubegym.core.clock import Deadline
 from kubegym.core.errors import RolloutError
 from kubegym.core.messages import Done, Item, Message, ToolOutput, Turn
 from kubegym.core.outcomes import Failure, Outcome, StopReason
-from kubegym.core.tokens import CallTokens, TokenRecord
+from kubegym.core.tokens import CallTokens, Runs, TokenRecord
 from kubegym.core.trajectory import Rollout, Verdict
 
 
@@ -42,7 +42,8 @@ class ModelReply:
 
     Attributes:
         response: a Responses object (contract 1.4).
-        policy_version: version of the weights that made it, where the endpoint tells.
+        policy_version: version of the weights that made it, the lowest of several, where the endpoint tells.
+        policy_runs: of several versions, which made which of its generated tokens; else empty.
         seconds: time the call took, waits for capacity left out.
         waited: time spent in queues, 429 and 503 back-off.
         stop: why the reply is cut short, as far as the endpoint tells; None for a whole one.
@@ -56,6 +57,7 @@ class ModelReply:
     waited: float = 0.0
     stop: StopReason | None = None
     tokens: CallTokens | None = None
+    policy_runs: Runs = ()
 
 
 class ModelClient(Protocol):

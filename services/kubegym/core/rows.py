@@ -9,6 +9,7 @@ import orjson
 
 from kubegym.core.ids import rollout_id
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
+from kubegym.core.tokens import versions_of
 
 SCHEMA = 1
 """Schema number of the ``kubegym`` object; within a number fields are only added."""
@@ -62,7 +63,7 @@ def build_row(assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, r
         "failure": attempt.failure.to_dict() if attempt.failure else None,
         "stop_reason": attempt.stop_reason,
         "seed": attempt.seed,
-        "policy": {"model": info.model, "versions": _versions(attempt.turns)},
+        "policy": {"model": info.model, "versions": sorted(versions_of(attempt.turns))},
         "usage": attempt.usage,
         "timing": attempt.timing,
         "turns": attempt.turns,
@@ -70,10 +71,6 @@ def build_row(assignment: Assignment, attempt: Attempt, info: EnvironmentInfo, r
         "stale": attempt.stale,
     }
     return row
-
-
-def _versions(turns: list[dict[str, Any]]) -> list[int]:
-    return sorted({turn["policy_version"] for turn in turns if turn["policy_version"] is not None})
 
 
 def encode_row(row: Mapping[str, Any]) -> bytes:

@@ -19,6 +19,9 @@ TOKEN_FIELDS = ("prompt_token_ids", "generation_token_ids", "generation_log_prob
 Tokens = Literal["None", "Samples", "Inline"]
 """What a run keeps of them: nothing, sequences beside the rows, or the contract's fields in the rows."""
 
+Runs = Sequence[tuple[int, int]]
+"""Versions of the weights that made a reply, or a sample: ``(version, its first token)``, ascending."""
+
 _IDS, _LOG_PROBS = "i", "d"  # int32; what was told is told on without a change
 
 
@@ -69,14 +72,15 @@ class Sample:
         """Whether a prompt begins with all of these ids."""
         return len(prompt) >= len(self.token_ids) and prompt[: len(self.token_ids)] == self.token_ids
 
-    def extend(self, call: CallTokens, version: int | None) -> None:
-        """Append what a call that continues this sample adds."""
+    def extend(self, call: CallTokens, runs: Runs) -> None:
+        """Append what a call that continues this sample adds; ``runs`` count from its first generated token."""
         self.token_ids.extend(call.prompt[len(self.token_ids) :])
         first = len(self.token_ids)
         if call.generated:
             self.spans.append((first, first + len(call.generated)))
-        if version is not None and (not self.policy_runs or self.policy_runs[-1][0] != version):
-            self.policy_runs.append((version, first))
+        for version, begin in runs:
+            if not self.policy_runs or self.policy_runs[-1][0] != version:
+                self.policy_runs.append((version, first + begin))
         self.token_ids.extend(call.generated)
         self.log_probs.extend(call.log_probs)
 
@@ -102,13 +106,14 @@ class TokenRecord:
         """How often a prompt did not continue the sequence before it."""
         return max(0, len(self.samples) - 1)
 
-    def add(self, call: CallTokens | None, item: int, version: int | None = None) -> None:
+    def add(self, call: CallTokens | None, item: int, version: int | None = None, runs: Runs = ()) -> None:
         """Take a call: the sample that it continues, of several the longest, grows; else a new one is opened.
 
         Args:
             call: its tokens; None where the engine did not tell them.
             item: the place of its last item among the conversation's outputs.
             version: of the weights, where it is known.
+            runs: of the call's generated tokens, where they were made by several versions.
         """
         if call is None:
             self.unknown += 1
@@ -120,7 +125,7 @@ class TokenRecord:
             self.samples.append(Sample(parent=self.calls[-1][0] if self.calls else None))
             index = len(self.samples) - 1
         sample = self.samples[index]
-        sample.extend(call, version)
+        sample.extend(call, runs or ([] if version is None else [(version, 0)]))
         self.calls.append((index, len(sample.token_ids) - len(call.generated), len(sample.token_ids)))
         self.items.append(item)
 
@@ -158,12 +163,12 @@ def last_told(items: Any) -> CallTokens | None:
     return None
 
 
-def taken(output: Sequence[dict[str, Any]], versions: Sequence[int | None] = ()) -> TokenRecord | None:
+def taken(output: Sequence[dict[str, Any]], turns: Sequence[Mapping[str, Any]] = ()) -> TokenRecord | None:
     """The record of a conversation's outputs that carry the contract's inline fields, which are taken out of them.
 
     Args:
         output: Responses items, in order.
-        versions: of the weights, one a call, where there are as many as calls with fields.
+        turns: of the row, which know the versions; where there are as many as calls with fields.
 
     Returns:
         None where no item carries them.
@@ -172,9 +177,41 @@ def taken(output: Sequence[dict[str, Any]], versions: Sequence[int | None] = ())
     if not places:
         return None
     record = TokenRecord()
-    known = versions if len(versions) == len(places) else [None] * len(places)
-    for place, version in zip(places, known, strict=True):
-        record.add(CallTokens.read(output[place]), place, version)
+    known = turns if len(turns) == len(places) else [{}] * len(places)
+    for place, turn in zip(places, known, strict=True):
+        record.add(CallTokens.read(output[place]), place, turn.get("policy_version"), runs_of(turn))
         for name in TOKEN_FIELDS:
             output[place].pop(name, None)
     return record
+
+
+def turn_of(version: int | None, runs: Runs = ()) -> dict[str, Any]:
+    """A row's turn: its version, the lowest where there are several, and then which tokens are whose (DESIGN 6)."""
+    if len(runs) < 2:
+        return {"policy_version": version, "reward": None}
+    lowest = min(number for number, _ in runs)
+    return {"policy_version": lowest, "policy_runs": told_runs(runs), "reward": None}
+
+
+def told_runs(runs: Runs) -> list[dict[str, int]]:
+    """As JSON."""
+    return [{"version": version, "from_token": first} for version, first in runs]
+
+
+def versions_of(turns: Sequence[Mapping[str, Any]]) -> set[int]:
+    """All versions that turns tell of."""
+    whole = {turn["policy_version"] for turn in turns if turn.get("policy_version") is not None}
+    return whole | {version for turn in turns for version, _ in runs_of(turn)}
+
+
+def runs_of(turn: Mapping[str, Any]) -> Runs:
+    """What ``turn_of`` wrote, of a turn that others may have written."""
+    return read_runs(turn.get("policy_runs"))
+
+
+def read_runs(told: Any) -> list[tuple[int, int]]:
+    """From JSON, ``[{"version": 1, "from_token": 0}, ...]``; empty where it is anything else."""
+    if not isinstance(told, list) or not all(isinstance(run, dict) for run in told):
+        return []
+    runs = [(run.get("version"), run.get("from_token")) for run in told]
+    return [(a, b) for a, b in runs if type(a) is int and type(b) is int]

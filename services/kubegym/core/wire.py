@@ -7,6 +7,7 @@ its number says.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from math import isfinite
 from typing import Any
@@ -21,6 +22,7 @@ from kubegym.core.errors import (
     WorkerError,
 )
 from kubegym.core.outcomes import Failure, Stage
+from kubegym.core.tokens import Runs, read_runs
 
 WIRE_HEADER = b"x-kubegym-wire"
 """Request header: ``1`` says that the caller understands a null reward."""
@@ -35,12 +37,19 @@ ROLE_HEADER = b"x-kubegym-role"
 DEADLINE_HEADER = b"x-kubegym-deadline"
 """Request header: seconds that the rollout has left."""
 
+POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
+"""Reply header of a model: the version of the weights that made the reply, the lowest of several."""
+POLICY_RUNS_HEADER = b"x-kubegym-policy-runs"
+"""Reply header of a model, only where several versions made the reply: which made which of its tokens, as rows tell it,
+``[{"version": 1, "from_token": 0}, {"version": 2, "from_token": 137}]``."""
+
 FAILURE_HEADER = b"x-kubegym-failure"
 """Reply header: ``1`` says that the attempt has failed, with the ``kubegym.failure`` of the body."""
 
 PARTS_HEADER = b"x-kubegym-parts"
 """Reply header of a tool: ``1`` says that the body is a list of content parts, with images among them. Callers that do
 not know it hand the body on as text, as the contract says."""
+
 
 FAILURE_CLASS = "_ng_failure_class"
 FAILURE_TERMINAL = "_ng_failure_terminal"
@@ -64,6 +73,16 @@ _STAGES: dict[str, Stage] = {
     "verifier_error": "verifier",
     "worker_error": "worker",
 }
+
+
+def policy_told(version: bytes | None, runs: bytes | None) -> tuple[int | None, Runs]:
+    """The version and runs of a reply's headers; those that cannot be read are not told."""
+    number = int(version) if version is not None and version.isdigit() else None
+    try:
+        told = read_runs(json.loads(runs)) if runs is not None else []
+    except ValueError:
+        told = []
+    return number, told
 
 
 def mark_unscored(reply: dict[str, Any], failure: Failure | None, *, nullable: bool) -> dict[str, Any]:

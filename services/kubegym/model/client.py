@@ -24,6 +24,8 @@ from kubegym.core.clock import Clock, SystemClock
 from kubegym.core.errors import InputError, InvalidSpec, ModelError
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
+from kubegym.core.tokens import Runs
+from kubegym.core.wire import POLICY_RUNS_HEADER, POLICY_VERSION_HEADER, policy_told
 from kubegym.http import BodyTooLarge, HttpClient, HttpError, ReadTimeout, Response, StreamedReply, Url
 from kubegym.http.headers import Pair
 from kubegym.http.headers import lines as header_lines
@@ -45,7 +47,8 @@ from kubegym.model.errors import (
     ModelUnavailable,
     RequestUnsupported,
 )
-from kubegym.model.question import ask
+from kubegym.model.kept import KeptCalls
+from kubegym.model.question import JSON_PAIRS, ask
 from kubegym.model.retry import FAULTS, OVERLOAD, Tries, excerpt, retry_after, status_error
 from kubegym.model.splice import Splicer
 
@@ -54,7 +57,8 @@ log = logging.getLogger("kubegym.model")
 OnCall = Callable[[float, float, str, int, int], None]
 """Told of every call: seconds, seconds waited for capacity, "ok" or the error's reason, input and output tokens."""
 
-POLICY_VERSION_HEADER = b"x-kubegym-policy-version"
+Policy = tuple[int | None, Runs]
+"""The version of the weights that made a reply, and where several did, which made which of its tokens."""
 
 
 class Asking:
@@ -119,7 +123,7 @@ class Asking:
             tries = self.tries()
             while True:
                 try:
-                    completion, version = await self._try(body, request, context)
+                    completion, (version, runs) = await self._try(body, request, context)
                 except ModelError as error:
                     outcome = error.reason
                     pause = tries.pause(error)
@@ -134,7 +138,8 @@ class Asking:
                     outcome = "ok"
                     usage = completion.response["usage"]
                     seconds = clock() - started - waited
-                    return ModelReply(completion.response, version, seconds, waited, completion.stop, completion.tokens)
+                    told = completion.stop, completion.tokens, runs
+                    return ModelReply(completion.response, version, seconds, waited, *told)
                 outcome = "Cancelled"
                 await asyncio.sleep(pause)
                 waited += pause if overloaded else 0.0
@@ -170,7 +175,7 @@ class Asking:
 
     async def _try(
         self, body: dict[str, Any], params: dict[str, Any], context: CallContext
-    ) -> tuple[Completion, int | None]:
+    ) -> tuple[Completion, Policy]:
         timeout = min(context.deadline.remaining(), self._request_timeout)
         if timeout <= 0:
             raise ModelTimeout(f"no time was left to ask {self._where()}")
@@ -179,15 +184,15 @@ class Asking:
         try:
             if splicer is not None and context.previous is not None:
                 body = await splicer.continued(body, context.previous, timeout)
-            chat, version = await self._chat(body, timeout)
+            chat, policy = await self._chat(body, timeout)
             completion = read_completion(chat, params, identity)
             if splicer is not None:
                 splicer.check(body, completion.tokens)
             if completion.tokens is None and (self._token_ids or context.token_ids):
                 self._warn_once()
-            return completion, version
+            return completion, policy
         except ContextWindowExceeded:
-            return overflow_completion(params, self.model, identity, int(time.time())), None
+            return overflow_completion(params, self.model, identity, int(time.time())), (None, ())
         except (ModelReplyInvalid, ModelAborted) as error:
             if error.status is not None:
                 raise
@@ -199,8 +204,8 @@ class Asking:
             self._told = True
             log.warning("%s tells no token ids: what it answers cannot train", self._where())
 
-    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
-        """One chat completion, as parsed JSON, and the policy version if told. Raises ModelError."""
+    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, Policy]:
+        """One chat completion, as parsed JSON, and what is told of the policy. Raises ModelError."""
         raise NotImplementedError
 
     def _where(self) -> str:
@@ -224,6 +229,7 @@ class ChatClient(Asking):
         served: the names that it can be asked for, as far as is known: the model's, and what ``check_endpoint`` saw.
         context_tokens: the model's context window, prompt and answer together, where ``check_endpoint`` saw it.
         adapter: the name of an adapter that stands for the model; None: the model itself does.
+        kept: asks for chat completions that stay at the engine while its weights change; None: none shall.
 
     Raises:
         InvalidSpec: a URL, key or header that cannot be sent.
@@ -256,6 +262,7 @@ class ChatClient(Asking):
         self.served: frozenset[str] = frozenset({model})
         self.context_tokens: int | None = None
         self.adapter: str | None = None
+        self.kept: KeptCalls | None = None
         self._limit_field = "max_tokens"
         self.splicer = Splicer(self._ask)
 
@@ -334,7 +341,21 @@ class ChatClient(Asking):
 
     question = ask
 
-    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
+    def keeps(self, body: Mapping[str, Any]) -> bool:
+        """Whether a chat call is asked so that it stays at the engine while its weights change."""
+        return self.kept is not None and self.adapter is None and self.kept.takes(body)
+
+    async def kept_chat(
+        self, body: Mapping[str, Any], timeout: float, pairs: Sequence[Pair] = JSON_PAIRS
+    ) -> tuple[dict[str, Any], Policy]:
+        """Such a call, made once (``model.kept``). Raises ModelError."""
+        assert self.kept is not None
+        chat, runs = await self.kept.chat(self, body, timeout, pairs)
+        return chat, (min((version for version, _ in runs), default=None), runs)
+
+    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, Policy]:
+        if self.keeps(body):
+            return await self.kept_chat(body, timeout)
         if self._limit_field != "max_tokens" and "max_tokens" in body:
             body[self._limit_field] = body.pop("max_tokens")
         try:
@@ -343,8 +364,8 @@ class ChatClient(Asking):
             raise RequestUnsupported(f"the request has no JSON form: {error}") from None
         response = await self._exchange(b"POST", self._chat_url, data, timeout)
         if 200 <= response.status < 300:
-            version = response.header(POLICY_VERSION_HEADER)
-            return self._parse(response), int(version) if version is not None and version.isdigit() else None
+            told = response.header(POLICY_VERSION_HEADER), response.header(POLICY_RUNS_HEADER)
+            return self._parse(response), policy_told(*told)
         if response.status == 401 and self._key.reread():
             return await self._chat(body, timeout)
         if response.status == 400 and "max_tokens" in body and b"max_completion_tokens" in response.body:

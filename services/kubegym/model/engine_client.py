@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol, cast
 
-from kubegym.model.client import Asking
+from kubegym.model.client import Asking, Policy
 from kubegym.model.errors import ModelTimeout, ModelUnavailable
 from kubegym.model.retry import status_error
 
@@ -54,7 +54,7 @@ class EngineClient(Asking):
         chat, _ = await self._chat(body, timeout)
         return cast("dict[str, Any]", chat)
 
-    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, int | None]:
+    async def _chat(self, body: dict[str, Any], timeout: float) -> tuple[Any, Policy]:
         try:
             reply = await self._engine.chat(body, timeout)
         except TimeoutError:
@@ -65,7 +65,7 @@ class EngineClient(Asking):
             status = refusal.get("code")
             text = f"{refusal.get('type', '')} {refusal.get('message', '')}"
             raise status_error(status if isinstance(status, int) else 500, text, self._where(), body.get("max_tokens"))
-        return reply, None
+        return reply, (None, ())
 
     def _where(self) -> str:
         return f"engine {self.model}"

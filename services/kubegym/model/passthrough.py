@@ -28,7 +28,7 @@ from kubegym.model.errors import (
     RequestUnsupported,
 )
 from kubegym.model.relay import Relay, Used
-from kubegym.model.replies import EVENTS, overflow_chat
+from kubegym.model.replies import EVENTS, overflow_chat, version_headers
 from kubegym.model.retry import excerpt, retry_after, status_error
 from kubegym.model.streaming import chat_events
 from kubegym.model.upstream import Client, Upstreams
@@ -61,6 +61,10 @@ class Passed:
     used: Used
     previous: CallTokens | None = None
 
+    def kept_by(self, client: ChatClient) -> bool:
+        """Whether the call stays at this upstream's engine while its weights change."""
+        return self.path == CHAT and client.keeps({**self.body, **client.sampling})
+
     def data(self, client: ChatClient) -> bytes:
         """The body for this upstream; the very bytes where nothing is forced."""
         model = self.body.get("model")
@@ -86,6 +90,8 @@ async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) 
             named = {**passed.body, "model": passed.body.get("model") or client.model}
             body = await client.splicer.continued(named, passed.previous, passed.timeout)
             call = replace(passed, body=body, raw=orjson.dumps(body))
+        if call.kept_by(client):
+            return await _kept(client, call)
         response = await client.post(client.at(passed.path), passed.pairs, call.data(client), passed.timeout)
         if 200 <= response.status < 300:
             _check(response.body, client, passed.used)
@@ -108,6 +114,9 @@ async def pass_stream(upstreams: Upstreams, rollout: str | None, passed: Passed)
         if not isinstance(client, ChatClient):
             whole = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
             return Reply(chat_events(await _engine_chat(client, passed, whole), include_usage), 200, EVENTS)
+        if passed.kept_by(client):  # its head says which weights made it, so it must be whole before
+            kept = await _kept(client, passed)
+            return replace(kept, body=chat_events(orjson.loads(kept.body), include_usage), content_type=EVENTS)
         opened = client.stream(b"POST", client.at(passed.path), passed.pairs, passed.data(client), passed.timeout)
         source = await stack.enter_async_context(opened)
         try:
@@ -146,6 +155,16 @@ def request_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 _NOT_PASSED = NEVER | {b"accept-encoding"}
+
+
+async def _kept(client: ChatClient, passed: Passed) -> Reply:
+    body = orjson.loads(passed.data(client))
+    try:
+        chat, policy = await client.kept_chat(body, passed.timeout, passed.pairs)
+    except ContextWindowExceeded:
+        return Reply(orjson.dumps(overflow_chat(client.model, int(time.time()))))
+    _check_completion(chat, client, passed.used)
+    return Reply(orjson.dumps(chat), headers=version_headers(*policy))
 
 
 async def _engine_chat(client: Client, passed: Passed, body: dict[str, Any]) -> dict[str, Any]:

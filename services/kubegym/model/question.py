@@ -16,7 +16,7 @@ from kubegym.http.headers import Pair
 from kubegym.model.errors import ModelOverloaded, ModelReplyInvalid, ModelTimeout
 from kubegym.model.retry import Tries, excerpt, retry_after, status_error
 
-_JSON = ((b"content-type", b"application/json"), (b"accept", b"application/json"))
+JSON_PAIRS: tuple[Pair, ...] = ((b"content-type", b"application/json"), (b"accept", b"application/json"))
 
 
 class Endpoint(Protocol):
@@ -43,11 +43,10 @@ class Endpoint(Protocol):
 
 async def ask(endpoint: Endpoint, path: str, body: Mapping[str, Any], context: CallContext) -> dict[str, Any]:
     """A route's reply, with the tries and excuses that generation has. Raises ModelError."""
-    data = orjson.dumps({"model": endpoint.model, **body})
-    url, tries = endpoint.at(path), endpoint.tries()
+    question, tries = {"model": endpoint.model, **body}, endpoint.tries()
     while True:
         try:
-            return await _once(endpoint, url, data, context.deadline.remaining())
+            return await once(endpoint, path, question, context.deadline.remaining())
         except ModelError as error:
             pause = tries.pause(error)
             if pause is None:
@@ -59,13 +58,35 @@ async def ask(endpoint: Endpoint, path: str, body: Mapping[str, Any], context: C
         await asyncio.sleep(pause)
 
 
-async def _once(endpoint: Endpoint, url: Url, data: bytes, timeout: float) -> dict[str, Any]:
+async def once(
+    endpoint: Endpoint,
+    path: str,
+    body: Mapping[str, Any],
+    timeout: float,
+    pairs: Sequence[Pair] = JSON_PAIRS,
+    *,
+    limit: object = None,
+) -> dict[str, Any]:
+    """A route's reply, asked once.
+
+    Args:
+        endpoint: it.
+        path: the route.
+        body: the question.
+        timeout: seconds.
+        pairs: header lines.
+        limit: see ``model.retry.status_error``.
+
+    Raises:
+        ModelError: no JSON object.
+    """
+    url = endpoint.at(path)
     if timeout <= 0:
         raise ModelTimeout(f"no time was left to ask {url.shown}")
-    response = await endpoint.post(url, _JSON, data, timeout)
+    response = await endpoint.post(url, pairs, orjson.dumps(body), timeout)
     text = endpoint.redact(response.body[:4096].decode(errors="replace"))
     if not 200 <= response.status < 300:
-        refusal = status_error(response.status, text, url.shown, None)
+        refusal = status_error(response.status, text, url.shown, limit)
         asked = response.header(b"retry-after")
         refusal.retry_after = retry_after(asked.decode("latin-1") if asked else None, SystemClock().time())
         raise refusal

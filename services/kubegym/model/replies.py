@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import ModelError
-from kubegym.core.wire import FAILURE_HEADER
+from kubegym.core.tokens import Runs, told_runs
+from kubegym.core.wire import FAILURE_HEADER, POLICY_RUNS_HEADER, POLICY_VERSION_HEADER
 from kubegym.http.server import Reply
-from kubegym.model.client import POLICY_VERSION_HEADER
 from kubegym.model.errors import (
     ModelOverloaded,
     ModelReplyInvalid,
@@ -70,9 +70,10 @@ def _anthropic_type(status: int) -> str:
     return _ANTHROPIC.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
 
 
-def version_headers(version: int | None) -> list[tuple[bytes, bytes]]:
-    """The header that tells the policy version, where it is known."""
-    return [] if version is None else [(POLICY_VERSION_HEADER, b"%d" % version)]
+def version_headers(version: int | None, runs: Runs = ()) -> list[tuple[bytes, bytes]]:
+    """The headers that tell the policy version, where it is known, and runs, where there are several."""
+    lines = [] if version is None else [(POLICY_VERSION_HEADER, b"%d" % version)]
+    return lines if len(runs) < 2 else [*lines, (POLICY_RUNS_HEADER, orjson.dumps(told_runs(runs)))]
 
 
 def overflow_chat(model: str, created: int) -> dict[str, Any]:

@@ -54,16 +54,19 @@ class RolloutCalls:
 
 def seen_call(call: CapturedCall) -> SeenCall:
     """A captured call as items and a reply. Pure."""
-    version, seconds = call.policy_version, call.seconds
+    (version, runs), seconds = call.policy, call.seconds
     if call.dialect == "responses":
         output = call.reply["output"]
         tokens = last_told(output)
         plain = [{name: value for name, value in item.items() if name not in TOKEN_FIELDS} for item in output]
         stop = call.stop
-        reply = ModelReply({**call.reply, "output": plain}, version, seconds, stop=stop, tokens=tokens)
+        reply = ModelReply(
+            {**call.reply, "output": plain}, version, seconds, stop=stop, tokens=tokens, policy_runs=runs
+        )
         return SeenCall(input_items(call.request["input"]), reply)
     completion = read_completion(_as_chat(call.reply), {}, f"{call.rollout_id}-{call.started_at:.6f}")
-    reply = ModelReply(completion.response, version, seconds, stop=completion.stop, tokens=completion.tokens)
+    stop, tokens = completion.stop, completion.tokens
+    reply = ModelReply(completion.response, version, seconds, stop=stop, tokens=tokens, policy_runs=runs)
     return SeenCall(_asked(call), reply)
 
 

@@ -23,9 +23,10 @@ from kubegym.core.errors import ModelError
 from kubegym.core.outcomes import StopReason
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.tokens import CallTokens
+from kubegym.core.wire import POLICY_RUNS_HEADER, POLICY_VERSION_HEADER, policy_told
 from kubegym.http.beside import served_beside
 from kubegym.http.server import Problem, Reply, Request
-from kubegym.model.client import POLICY_VERSION_HEADER
+from kubegym.model.client import Policy
 from kubegym.model.convert import chat_request, told_tokens
 from kubegym.model.errors import ModelOverloaded
 from kubegym.model.passthrough import CHAT, Passed, pass_stream, pass_whole, request_pairs
@@ -52,7 +53,7 @@ class CapturedCall:
         request: create-params, or the body of the chat call.
         reply: the Responses object, with the training fields of contract 2.7 where token ids are asked for; or the chat
             completion, with ``prompt_token_ids``, ``token_ids`` and ``logprobs``.
-        policy_version: of the weights that answered, where the replica told.
+        policy: version and runs of the weights that answered, where the replica told.
         started_at: seconds since 1970.
         seconds: that the call took, retries included.
         stop: why a Responses reply is cut short, where its own words do not tell.
@@ -62,7 +63,7 @@ class CapturedCall:
     dialect: Dialect
     request: dict[str, Any]
     reply: dict[str, Any]
-    policy_version: int | None
+    policy: Policy
     started_at: float
     seconds: float
     stop: StopReason | None = None
@@ -204,7 +205,8 @@ class RolloutUrls(ModelServer):
         if self._capture is None:
             return reply
         opened.previous = reply.tokens
-        self._told("responses", request, params, with_tokens(reply), reply.policy_version, began, reply.stop)
+        policy = reply.policy_version, reply.policy_runs
+        self._told("responses", request, params, with_tokens(reply), policy, began, reply.stop)
         reply.tokens = None  # captured, and not shown to an agent that did not ask
         return reply
 
@@ -239,7 +241,7 @@ class RolloutUrls(ModelServer):
         completion = orjson.loads(reply.body)
         opened.previous = told_tokens(completion) if path == CHAT else None
         dialect: Dialect = "chat" if path == CHAT else "completions"
-        self._told(dialect, request, body, completion, _version(reply), began)
+        self._told(dialect, request, body, completion, _policy(reply), began)
         shown = _as_asked(completion, body)
         if not streamed:
             return Reply(orjson.dumps(shown), reply.status, reply.content_type, reply.headers)
@@ -276,14 +278,14 @@ class RolloutUrls(ModelServer):
         request: Request,
         asked: dict[str, Any],
         reply: dict[str, Any],
-        version: int | None,
+        policy: Policy,
         began: tuple[float, float],
         stop: StopReason | None = None,
     ) -> None:
         assert self._capture is not None
         assert request.rollout is not None
         seconds = time.monotonic() - began[1]
-        self._capture.captured(CapturedCall(request.rollout, dialect, asked, reply, version, began[0], seconds, stop))
+        self._capture.captured(CapturedCall(request.rollout, dialect, asked, reply, policy, began[0], seconds, stop))
 
 
 def _forced(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,11 +294,9 @@ def _forced(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in body.items() if name not in ("messages", "model")}
 
 
-def _version(reply: Reply) -> int | None:
-    for name, value in reply.headers:
-        if name.lower() == POLICY_VERSION_HEADER and value.isdigit():
-            return int(value)
-    return None
+def _policy(reply: Reply) -> Policy:
+    lines = {name.lower(): value for name, value in reply.headers}
+    return policy_told(lines.get(POLICY_VERSION_HEADER), lines.get(POLICY_RUNS_HEADER))
 
 
 def _as_asked(completion: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from kubegym.core.errors import ModelError
 from kubegym.core.ids import run_of_rollout
 from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.tokens import last_told
-from kubegym.core.wire import DEADLINE_HEADER, ROLE_HEADER, RUN_HEADER
+from kubegym.core.wire import DEADLINE_HEADER, POLICY_VERSION_HEADER, ROLE_HEADER, RUN_HEADER
 from kubegym.http.beside import served_beside
 from kubegym.http.names import Resolver
 from kubegym.http.open_users import HEADER as OPEN_HEADER
@@ -246,7 +246,8 @@ class ModelServer(App):
                             counters.waited(waited)
                             version = self._version()
                         reply = await work(request, key)
-                        reply.headers += version
+                        if not any(name == POLICY_VERSION_HEADER for name, _ in reply.headers):
+                            reply.headers += version  # else it says itself by what it was made
                     except ModelError as error:
                         reply = failure_reply(error, anthropic=anthropic)
                 reply.headers += headers
@@ -268,7 +269,10 @@ class ModelServer(App):
         return handle
 
     def _version(self) -> list[tuple[bytes, bytes]]:
-        """Of the weights that answer whoever was just let in: they are exchanged while nobody is (``weights``)."""
+        """Of the weights that answer whoever was just let in: they are exchanged while nobody is (``weights``).
+
+        A call that stays at the engine meanwhile says itself by what it was made (``kept``).
+        """
         return version_headers(self.exchange.version) if self.exchange is not None else []
 
     def _words(self, request: Request, waited: float) -> list[tuple[bytes, bytes]]:
@@ -406,7 +410,7 @@ def run_of(request: Request) -> str:
 
 def _told(reply: ModelReply) -> list[tuple[bytes, bytes]]:
     """Headers for what the bodies have no words for."""
-    headers = version_headers(reply.policy_version)
+    headers = version_headers(reply.policy_version, reply.policy_runs)
     if reply.stop == "context_window":
         headers.append(STOP_HEADER)
     return headers

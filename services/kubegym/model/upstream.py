@@ -246,7 +246,10 @@ class Progress:
         return True
 
     async def made(self, replica: Replica) -> bool:
-        """Whether it came further since the note. One that keeps no such counter is believed."""
+        """Whether it came further since the note. One that keeps no such counter, or waits for weights, is believed."""
+        client = self._client_of(replica)
+        if isinstance(client, ChatClient) and client.kept is not None and client.kept.changing:
+            return True
         done, before = await self._done(replica), self._seen.get(replica)
         if done is None:
             return False

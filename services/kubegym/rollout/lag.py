@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kubegym.core.tokens import versions_of
+
 
 class PolicyLag:
     """Knows the newest version that each environment entry's policy has told, in replies of this process.
@@ -21,7 +23,7 @@ class PolicyLag:
         """Whether a rollout that ends now has a turn of a version too old; one that knows no version has none."""
         if self._most is None:
             return False
-        versions: list[int] = [turn["policy_version"] for turn in turns if turn.get("policy_version") is not None]
+        versions = versions_of(turns)
         if not versions:
             return False
         newest = self._newest[environment] = max(self._newest.get(environment, 0), *versions)

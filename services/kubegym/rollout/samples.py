@@ -49,8 +49,7 @@ def require_arrow() -> None:
 def record_of(attempt: Attempt) -> TokenRecord | None:
     """An attempt's tokens: as its model client told them, else taken out of the response's inline fields."""
     if attempt.tokens is None and attempt.response is not None:
-        versions = [turn.get("policy_version") for turn in attempt.turns]
-        attempt.tokens = taken(attempt.response.get("output") or (), versions)
+        attempt.tokens = taken(attempt.response.get("output") or (), attempt.turns)
     return attempt.tokens
 
 

@@ -96,7 +96,7 @@ async def test_what_is_captured_is_more_than_what_the_agent_sees(http: HttpClien
             for path, body in CALLS.items()
             for streamed in (False, True)
         ]
-    assert [(call.rollout_id, call.policy_version) for call in kept.calls] == [("0123abcd-1-0", 7)] * 6
+    assert [(call.rollout_id, call.policy) for call in kept.calls] == [("0123abcd-1-0", (7, []))] * 6
     assert [call.dialect for call in kept.calls] == ["responses"] * 2 + ["chat"] * 2 + ["responses"] * 2
     for call in kept.calls:
         if call.dialect == "chat":

@@ -264,6 +264,10 @@ async def test_turn_rewards_stand_at_their_turns() -> None:
     replies = [ModelReply(scripted_response([{"type": "reasoning"}]), policy_version=4), "ok"]
     ended = await attempt(session, replies)
     assert ended.turns == [{"policy_version": 4, "reward": 0.25}, {"policy_version": None, "reward": 0.75}]
+    spanning = ModelReply(scripted_response([{"type": "reasoning"}]), policy_version=4, policy_runs=[(4, 0), (5, 17)])
+    runs = [{"version": 4, "from_token": 0}, {"version": 5, "from_token": 17}]
+    (turn, _) = (await attempt(FakeSession(verdict=session.verdict), [spanning, "ok"])).turns
+    assert turn == {"policy_version": 4, "policy_runs": runs, "reward": 0.25}
     ended = await attempt(FakeSession(verdict=session.verdict), ["ok"])
     assert failed(ended) == ("verifier", "VerifierInvalidVerdict", False)
 

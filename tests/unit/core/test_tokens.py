@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, TokenRecord, taken
+from kubegym.core.tokens import TOKEN_FIELDS, CallTokens, TokenRecord, runs_of, taken, turn_of, versions_of
 
 IDS = st.lists(st.integers(0, 5), max_size=6)  # so few that prompts are often alike by chance
 CALLS = st.lists(st.tuples(st.booleans(), IDS, IDS, st.none() | st.integers(0, 3)), max_size=8)
@@ -111,13 +111,51 @@ def test_inline_fields_are_taken_out_and_placed_back() -> None:
         {"type": "message", **call([1, 2, 3, 4], [5]).fields()},
     ]
     before = [dict(item) for item in output]
-    record = taken(output, [4, 5])
+    runs = [{"version": 5, "from_token": 0}, {"version": 6, "from_token": 1}]
+    record = taken(output, [{"policy_version": 5, "policy_runs": runs}, {"policy_version": 7}])
     assert record is not None
     assert not any(name in item for item in output for name in TOKEN_FIELDS)
-    assert record.samples[0].policy_runs == [(4, 1), (5, 4)]
+    assert record.samples[0].policy_runs == [(5, 1), (6, 2), (7, 4)]
     record.place(output)
     assert output == before
     assert taken([{"type": "message"}]) is None
+
+
+def test_a_reply_of_several_versions_says_which_made_which_token() -> None:
+    record = TokenRecord()
+    record.add(call([1, 2], [3, 4, 5]), 0, 7, [(7, 0), (8, 2)])
+    record.add(call([1, 2, 3, 4, 5, 6], [7, 8]), 2, 8, [(8, 0), (9, 1)])
+    assert record.samples[0].policy_runs == [(7, 2), (8, 4), (9, 7)]
+
+
+@pytest.mark.parametrize(
+    ("version", "runs", "turn"),
+    [
+        (None, (), {"policy_version": None, "reward": None}),
+        (3, (), {"policy_version": 3, "reward": None}),
+        (3, [(3, 0)], {"policy_version": 3, "reward": None}),
+        (
+            3,
+            [(4, 0), (3, 9)],
+            {
+                "policy_version": 3,
+                "policy_runs": [{"version": 4, "from_token": 0}, {"version": 3, "from_token": 9}],
+                "reward": None,
+            },
+        ),
+    ],
+)
+def test_a_turn_has_runs_only_where_it_spans_versions(
+    version: int | None, runs: list[tuple[int, int]], turn: dict[str, Any]
+) -> None:
+    assert turn_of(version, runs) == turn
+    assert runs_of(turn) == (list(runs) if len(runs) > 1 else [])
+    assert versions_of([turn]) == ({version} if len(runs) < 2 else {3, 4}) - {None}
+
+
+@pytest.mark.parametrize("told", [None, 3, {}, ["x"], [{"version": "1", "from_token": 0}], [{}]])
+def test_runs_that_others_wrote_badly_are_none(told: Any) -> None:
+    assert runs_of({"policy_version": 1, "policy_runs": told}) == []
 
 
 def test_a_call_whose_tokens_are_not_told_is_counted() -> None:

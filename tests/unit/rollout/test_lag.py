@@ -8,6 +8,7 @@ import pytest
 
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
 from kubegym.core.rows import build_row
+from kubegym.core.tokens import turn_of
 from kubegym.rollout.lag import PolicyLag
 
 pytestmark = pytest.mark.unit
@@ -32,6 +33,15 @@ def turns(*versions: int | None) -> list[dict[str, Any]]:
 )
 def test_a_rollout_may_span_so_many_versions(most: int | None, versions: tuple[int | None, ...], stale: bool) -> None:
     assert PolicyLag(most).stale("math", turns(*versions)) is stale
+
+
+def test_a_turn_of_several_versions_counts_with_its_oldest_and_its_newest() -> None:
+    spanning = turn_of(5, [(5, 0), (7, 12)])
+    assert PolicyLag(1).stale("math", [spanning])
+    assert not PolicyLag(2).stale("math", [spanning])
+    lag = PolicyLag(1)
+    assert not lag.stale("math", [turn_of(7, [(7, 0), (8, 1)])])
+    assert lag.stale("math", turns(6)), "another was made by 8 already"
 
 
 def test_what_others_heard_counts_too_and_is_of_their_entry() -> None:

@@ -66,8 +66,9 @@ class Weights(SpecModel):
     """`Full`: all weights. `Adapter`: a LoRA adapter over `source`."""
     on_update: Literal["Finish", "Abort", "Continue", "Recreate"] = "Finish"
     """What happens to requests in flight while weights are exchanged. `Finish`: they end first. `Abort`: they fail and
-    are retried. `Continue`: they go on with the new weights from the next token; refused so far (`WeightsUnsupported`).
-    `Recreate`: new pods instead of an exchange in place.
+    are retried. `Continue`: they go on with the new weights from the next token, and rows say from which
+    (`policy_runs`); full weights of engine vllm only, started with `--enable-scale-out`, so that pods start anew where
+    it is chosen later. `Recreate`: new pods instead of an exchange in place.
     """
 
 

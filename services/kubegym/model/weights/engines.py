@@ -19,6 +19,7 @@ from kubegym.core.errors import InputError, ModelError
 from kubegym.model.client import ChatClient
 from kubegym.model.embedded import EmbeddedEngine
 from kubegym.model.engine_client import EngineClient
+from kubegym.model.kept import OURS, RENDER, KeptCalls, label_of
 from kubegym.model.weights.checkpoint import Kind, check_checkpoint, check_gguf, gguf_of
 from kubegym.model.weights.errors import WeightsError
 
@@ -35,7 +36,16 @@ class WeightsEngine(Protocol):
     """One engine whose weights can be exchanged.
 
     A ``label`` names what was loaded; empty: what the engine started with.
+
+    Attributes:
+        kept: the calls that stay while weights change; None: it keeps none.
     """
+
+    kept: KeptCalls | None
+
+    async def keep(self, on: bool) -> None:
+        """Whether calls from now on are to stay while weights change. Raises WeightsError where it keeps none."""
+        ...
 
     async def label(self) -> str | None:
         """Of what it has loaded; None: it does not answer."""
@@ -45,8 +55,13 @@ class WeightsEngine(Protocol):
         """Whether a folder can be loaded at all. Raises WeightsError."""
         ...
 
-    async def load(self, folder: Path | None, label: str) -> None:
+    async def load(self, folder: Path | None, label: str, *, keep: bool = False) -> None:
         """Serve these weights, its own first ones where ``folder`` is None. Nobody else asks meanwhile.
+
+        Args:
+            folder: where they lie.
+            label: what they are called from now on.
+            keep: calls that are under way go on with them; else they end.
 
         Raises:
             WeightsError: it did not take them, and must be asked nothing before it took others.
@@ -75,13 +90,16 @@ class WeightsEngine(Protocol):
 
 
 class VllmWeights:
-    """VLLM, started with ``VLLM_SERVER_DEV_MODE=1`` (and for adapters ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``).
+    """VLLM, started with ``VLLM_SERVER_DEV_MODE=1``.
+
+    For adapters it needs ``VLLM_ALLOW_RUNTIME_LORA_UPDATING=1``, for calls that stay ``--enable-scale-out``.
 
     Args:
         client: asks it.
     """
 
     def __init__(self, client: ChatClient) -> None:
+        self.kept: KeptCalls | None = KeptCalls()
         self._client = client
         self._first: str | None = None
 
@@ -95,32 +113,46 @@ class VllmWeights:
             return ""  # an engine without this route; it is told so when it shall load
         if reply.status != 200:
             return None
-        told = orjson.loads(reply.body).get("weight_version")
-        return told.removeprefix(_OURS) if isinstance(told, str) and told.startswith(_OURS) else ""
+        return label_of(orjson.loads(reply.body).get("weight_version"))
 
     def check(self, folder: Path, kind: Kind) -> None:
         """See ``WeightsEngine``."""
         check_checkpoint(folder, kind)
 
-    async def load(self, folder: Path | None, label: str) -> None:
+    async def keep(self, on: bool) -> None:
+        """See ``WeightsEngine``."""
+        if on:  # the routes by which it tells which weights made which token
+            question = {"model": self._client.model, "messages": [{"role": "user", "content": "1"}], "max_tokens": 1}
+            try:
+                await self._order(RENDER, question, ASK_SECONDS)
+            except WeightsError as error:
+                why = f"onUpdate Continue needs vLLM 0.32 or newer with --enable-scale-out: {error.message}"
+                if error.reason == "WeightsUnsupported":
+                    raise WeightsError(why, reason="WeightsUnsupported") from None
+                raise
+        self._client.kept = self.kept if on else None
+
+    async def load(self, folder: Path | None, label: str, *, keep: bool = False) -> None:
         """See ``WeightsEngine``."""
         path = str(folder) if folder is not None else await self._first_path()
-        await self._order("pause?mode=abort")  # nobody is at work; what came past us ends
+        # Kept calls lose their place in the cache, too: what they have is read again by the new weights. Else nobody is
+        # at work, and what came past us ends.
+        await self._order("pause?mode=keep&clear_cache=true" if keep else "pause?mode=abort")
         await self._order("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": path}})
         for _ in range(50):
-            if (await self._order("reset_prefix_cache")).get("success", True):
+            if (await self._order("reset_prefix_cache?reset_running_requests=true")).get("success", True):
                 break
             await asyncio.sleep(_ABORT_EVERY)  # blocks are still held
         else:
             raise WeightsError("the prefix cache of the weights before could not be cleared")
-        await self._order("update_weight_version", {"new_version": _OURS + label})
+        await self._order("update_weight_version", {"new_version": OURS + label})
         await self._order("resume")
 
     async def adapt(self, folder: Path, label: str) -> str:
         """See ``WeightsEngine``. The name is new each time: an engine may serve what an old name once meant."""
         name = f"{self._client.model}-v{label}-{secrets.token_hex(3)}"
         await self._order("v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder)})
-        await self._order("update_weight_version", {"new_version": _OURS + label})
+        await self._order("update_weight_version", {"new_version": OURS + label})
         return name
 
     def use(self, adapter: str | None) -> None:
@@ -189,10 +221,6 @@ def weights_engine(client: ChatClient | EngineClient) -> WeightsEngine | None:
     return EmbeddedWeights(engine) if isinstance(engine, EmbeddedEngine) else None
 
 
-_OURS: Final = "kubegym:"
-"""Before every label: an engine that started anew says something of its own."""
-
-
 def _object(route: str, status: int, body: bytes) -> dict[str, Any]:
     if status != 200:
         raise WeightsError(f"/{route} answered {status}: {body[:500].decode(errors='replace')}")
@@ -222,6 +250,7 @@ class EmbeddedWeights:
     """
 
     def __init__(self, engine: EmbeddedEngine) -> None:
+        self.kept: KeptCalls | None = None
         self._engine = engine
         self._label = ""
 
@@ -235,7 +264,12 @@ class EmbeddedWeights:
             raise WeightsError("the embedded engine takes no adapters", reason="WeightsUnsupported")
         check_gguf(gguf_of(folder))
 
-    async def load(self, folder: Path | None, label: str) -> None:
+    async def keep(self, on: bool) -> None:
+        """See ``WeightsEngine``: another engine takes its place, which knows nothing of its calls."""
+        if on:
+            raise WeightsError("the embedded engine keeps no calls: Finish or Abort", reason="WeightsUnsupported")
+
+    async def load(self, folder: Path | None, label: str, *, keep: bool = False) -> None:
         """See ``WeightsEngine``."""
         path = None if folder is None else gguf_of(folder)
         try:

@@ -5,15 +5,16 @@ phase                  serves    what is done
 =====================  ========  ===========================================================================
 (none)                 yes       now and then a look whether the engine still has what it was given
 ``fetching``           yes       the files come, and are looked at
-``draining``           no        nobody is let in; who is at the engine ends, or is given up (``onUpdate``)
+``draining``           no        nobody is let in; who is at the engine ends, is given up, or stays (``onUpdate``)
 ``loading``            no        the engine takes them
-``proving``            no        it is asked the canary's sequences
+``proving``            no        it is asked the canary's sequences; who stayed goes on, and is told nothing yet
 ``restoring``          no        they did not prove: the last good ones again, and their canary
 =====================  ========  ===========================================================================
 
 Every call is served by one version, which is the one of the moment it was let in: versions change only while no call is
-at the engine. What did not prove serves nobody. Where the last good weights do not prove either, the replica stays out
-and asks to be started anew.
+at the engine, but for those that stay (``onUpdate: Continue``), of which the engine tells what it made by which weights
+(``model.kept``). What did not prove serves nobody: calls that stayed are given up then. Where the last good weights do
+not prove either, the replica stays out and asks to be started anew.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pydantic import ValidationError
 
 from kubegym.core.spec.model import Weights
 from kubegym.model.holds import Holds
+from kubegym.model.kept import KeptCalls
 from kubegym.model.queue import FairQueue
 from kubegym.model.weights.canary import CANARY_FILE, Canary
 from kubegym.model.weights.checkpoint import Kind
@@ -48,6 +50,7 @@ RETRY_SECONDS: Final = 10.0
 GIVE_UP_SECONDS: Final = 60.0
 """The longest that calls that are given up may take to end."""
 _GIVE_UP_EVERY: Final = 0.2
+_LOOK_AT_OTHERS: Final = 0.02
 
 log = logging.getLogger("kubegym.model")
 
@@ -153,6 +156,8 @@ class Exchange:
 
     async def close(self) -> None:
         """Leave the engine as it is."""
+        if self._engine.kept is not None:
+            self._engine.kept.settle()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -163,8 +168,11 @@ class Exchange:
         Raises:
             WeightsError: "WeightsStale", or "WeightsUnsupported".
         """
-        if weights.on_update in ("Recreate", "Continue"):
-            raise WeightsError(f"onUpdate {weights.on_update} is not done in place", reason="WeightsUnsupported")
+        if weights.on_update == "Recreate":
+            raise WeightsError("onUpdate Recreate is not done in place", reason="WeightsUnsupported")
+        if weights.on_update == "Continue" and (weights.kind == "Adapter" or self._engine.kept is None):
+            what = "an adapter is a call's to its end" if weights.kind == "Adapter" else "this engine keeps no calls"
+            raise WeightsError(f"onUpdate Continue: {what}: Finish or Abort", reason="WeightsUnsupported")
         on_way = self._next.version if self._next is not None else self._state.target if self._state.phase else None
         if weights.version == on_way or (weights.version == self.version and self._serves):
             return
@@ -225,6 +233,8 @@ class Exchange:
             self._good = replace(self._good, canary=self._own_canary())
             if self._good.canary is not None and self._good.label == "":
                 await self._prove_first()
+            if self._serves:
+                self._known(self._good)
             return
         while self._next is None:
             failed: list[WeightsError] = []
@@ -269,6 +279,8 @@ class Exchange:
             if not self._serves:
                 self._stay_out(error)
             proven = self._serves and (self._sound or await self._restore(error))  # sound: it was not touched
+            if self._engine.kept is not None:
+                self._engine.kept.settle()
         if proven:
             self._open()
         failure = self._state.failure
@@ -282,6 +294,8 @@ class Exchange:
         """Bring, exchange and prove. Raises WeightsError; ``phase`` then says how far it came."""
         state = self._state
         state.phase, state.target = "fetching", weights.version
+        keep = weights.on_update == "Continue" and weights.kind == "Full"
+        await self._engine.keep(keep)
         folder = await self._places.place(weights)
         self._engine.check(folder, weights.kind)
         canary = Canary.read(folder)
@@ -290,12 +304,14 @@ class Exchange:
             raise WeightsError(why, reason="CanaryMissing")
         state.phase = "draining"
         self._close(f"the weights of version {weights.version} are being loaded")
-        await self._drained(weights)
+        await self._drained(weights, kept=self._engine.kept if keep else None)
         before = await self._engine.ask(canary.sequences, self._good.adapter) if self._sound else None
         if before is not None and self._good.canary is None and self._good.label == "":
             self._good = replace(self._good, canary=canary.told(before))  # as the engine started: trusted
         state.phase, self._sound = "loading", False
-        fresh = await self._install(weights.kind, folder, weights.version, canary)
+        if keep and self._engine.kept is not None:
+            self._engine.kept.begin()
+        fresh = await self._install(weights.kind, folder, weights.version, canary, keep=keep)
         state.phase = "proving"
         try:
             state.gap = canary.judge(await self._engine.ask(canary.sequences, fresh.adapter), before)
@@ -304,14 +320,25 @@ class Exchange:
                 await self._drop(fresh.adapter)
             raise
         self._good, self._sound, self._serves = fresh, True, True
+        self._known(fresh)
         log.info("weights: version %d is served; the canary differs by %.2g", weights.version, state.gap)
 
-    async def _install(self, kind: Kind, folder: Path | None, version: int | None, canary: Canary) -> Served:
+    def _known(self, served: Served) -> None:
+        """Tokens of these weights may be told: they are proven, or were there from the start."""
+        kept = self._engine.kept
+        if kept is not None:
+            if served.version is not None:
+                kept.versions[served.label] = served.version
+            kept.settle()
+
+    async def _install(
+        self, kind: Kind, folder: Path | None, version: int | None, canary: Canary, *, keep: bool = False
+    ) -> Served:
         """Let the engine take weights; ``version`` None: its first ones."""
         label = "" if version is None else str(version)
         if kind == "Full":
             self._base = None
-            await self._engine.load(folder, label)
+            await self._engine.load(folder, label, keep=keep)
             self._base = label
             self._engine.use(None)
             return Served(version, folder, label, canary=canary)
@@ -331,6 +358,9 @@ class Exchange:
             if canary is None:
                 raise WeightsError("the last good weights have no canary", reason="CanaryMissing")
             if not self._sound:
+                if self._engine.kept is not None:
+                    self._engine.kept.settle()  # those that stayed: whatever they were told is given up
+                await self._given_up()
                 kind: Kind = "Full" if good.adapter_folder is None else "Adapter"
                 good = await self._install(kind, good.adapter_folder or good.folder, good.version, canary)
             self._state.gap = canary.judge(await self._engine.ask(canary.sequences, good.adapter))
@@ -363,12 +393,20 @@ class Exchange:
         if await self._restore(WeightsError("the engine lost its weights", reason="EngineRestarted")):
             self._open()
 
-    async def _drained(self, weights: Weights) -> None:
-        """Wait until no call is at the engine. Raises WeightsError where that does not come about."""
-        if weights.on_update == "Finish":
+    async def _drained(self, weights: Weights, kept: KeptCalls | None) -> None:
+        """Wait until no call is at the engine but those that stay. Raises WeightsError where that never happens."""
+        if weights.on_update != "Abort":
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FINISH_SECONDS):
-                    await self._queue.idle()
+                    if kept is None:
+                        await self._queue.idle()
+                    while kept is not None and self._queue.working > kept.open:  # noqa: ASYNC110 - two counters
+                        await asyncio.sleep(_LOOK_AT_OTHERS)
+                    return
+        await self._given_up()
+
+    async def _given_up(self) -> None:
+        """Give up whatever is at the engine. Raises WeightsError where that does not end."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + GIVE_UP_SECONDS
         while self._queue.working:
@@ -398,6 +436,8 @@ class Exchange:
         """Serve nobody, and ask to be started anew."""
         state = self._state
         state.restart, state.phase, self._serves = True, None, False
+        if self._engine.kept is not None:
+            self._engine.kept.settle()
         if state.failure is None:
             told = {"version": self.version, "reason": error.reason, "message": error.message[:1000]}
             state.failure = {**told, "retryable": False}

@@ -95,6 +95,14 @@ def test_announced_weights_are_no_part_of_the_pod() -> None:
     assert workload(server(source=HUB, weights={"uri": "s3://w/9", "version": 9})) == before
 
 
+def test_an_engine_that_keeps_calls_has_the_routes_for_it_and_starts_anew_only_without_them() -> None:
+    announced = {"uri": "s3://w/9", "version": 9, "onUpdate": "Continue"}
+    assert engine(server(source=HUB, weights=announced))["args"][-1] == "--enable-scale-out"
+    assert "--enable-scale-out" not in engine(server(source=HUB, weights={**announced, "onUpdate": "Abort"}))["args"]
+    given = {"source": HUB, "engineArgs": {"enable-scale-out": ""}}
+    assert workload(server(**given, weights=announced)) == workload(server(**given))
+
+
 @pytest.mark.parametrize("engine", ["vllm", "embedded"])
 def test_announced_weights_alone_are_what_an_engine_starts_with(engine: str) -> None:
     def template(version: int) -> Object:

@@ -131,7 +131,8 @@ def test_whose_pod_is_replaced(told: tuple[Told, ...], age: float, deleted: str 
 
 
 def test_what_is_not_done_in_place_is_said() -> None:
-    exchange = decided(OLD, onUpdate="Continue")
+    assert decided(OLD, onUpdate="Continue").trouble is None
+    exchange = decided(OLD, onUpdate="Continue", kind="Adapter")
     assert exchange.trouble is not None
     assert (exchange.trouble.reason, exchange.orders) == ("WeightsUnsupported", ())
 
