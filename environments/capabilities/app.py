@@ -10,7 +10,7 @@ from .variants import VARIANTS, user_reply
 
 
 class Capabilities(Environment):
-    """``payload`` holds a variant's facts and its right answer; ``variants.py`` says what each one checks."""
+    """Seven small worlds, one for each capability; ``variants.py`` makes their tasks and says what is right."""
 
     version = "0.1.0"
     answer_key = "answer"

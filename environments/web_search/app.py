@@ -10,7 +10,8 @@ from kubegym import Environment, Model, Rollout, Row, ToolError, Verdict, read_f
 from kubegym.verify.text import boxed, normalised, peeled
 
 from .corpus import Corpus
-from .web import SearchApi, Web
+from .tavily import Tavily, TavilyApi
+from .web import Pool, SearchApi, Web
 
 _FIRST_BOX = re.compile(r"\\boxed\{(.*?)\}")
 
@@ -23,10 +24,11 @@ class WebSearch(Environment):
     answer_key = "parsed_option"
 
     class Config(Model):
-        """Settings: ``api`` searches the web, otherwise ``corpus`` (JSON lines: url, title, text) is searched."""
+        """Settings: ``tavily`` or ``api`` search the web, else ``corpus`` (JSON lines: url, title, text)."""
 
         corpus: str = "data/corpus.jsonl"
         api: SearchApi | None = None
+        tavily: TavilyApi | None = None
         results: int = 10
         page_words: int = 10_000
         parity: Literal["nemo-gym"] | None = None
@@ -43,14 +45,16 @@ class WebSearch(Environment):
                 raise ValueError("expected_answer is empty: no answer could be right")
 
     @classmethod
-    async def setup(cls, config: Config) -> Corpus | Web:
+    async def setup(cls, config: Config) -> Corpus | Pool:
         """Index the corpus, or get ready to ask the API."""
+        if config.tavily is not None:
+            return Tavily(config.tavily)
         if config.api is not None:
             return Web(config.api)
         return Corpus((await read_file(config.corpus, __file__)).splitlines())
 
     @classmethod
-    def teardown(cls, shared: Corpus | Web) -> None:
+    def teardown(cls, shared: Corpus | Pool) -> None:
         """Free them."""
         shared.close()
 

@@ -49,16 +49,14 @@ class SearchApi(Model):
     private_pages: bool = False
 
 
-class Web:
-    """Searches by an API and reads pages, a bounded number at a time."""
+class Pool:
+    """Searches and reads pages in threads, a bounded number at a time."""
 
-    def __init__(self, api: SearchApi) -> None:
-        self._api = api
+    def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(CONNECTIONS, "web")
-        self._opener = urllib.request.build_opener(_CheckedRedirects(self._check))
 
     async def search(self, query: str, count: int) -> list[dict[str, str]]:
-        """What the API finds."""
+        """What the API finds: ``title``, ``link`` and ``snippet`` of each result."""
         return await self._run(self._search, query, count)
 
     async def page(self, url: str) -> str:
@@ -71,6 +69,21 @@ class Web:
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+    def _search(self, query: str, count: int) -> list[dict[str, str]]:
+        raise NotImplementedError
+
+    def _page(self, url: str) -> str:
+        raise NotImplementedError
+
+
+class Web(Pool):
+    """Searches by an API of any shape, and opens pages itself."""
+
+    def __init__(self, api: SearchApi) -> None:
+        super().__init__()
+        self._api = api
+        self._opener = urllib.request.build_opener(_CheckedRedirects(self._check))
 
     def _search(self, query: str, count: int) -> list[dict[str, str]]:
         api = self._api
@@ -107,21 +120,27 @@ class Web:
 
     def _check(self, url: str) -> None:
         """Refuse what is no public page: a policy must not read what only this machine can reach. Raises ToolError."""
-        try:
-            parts = urllib.parse.urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise ToolError(f"{url!r} is no address: {error}") from error
-        if parts.scheme not in ("http", "https") or not host:
-            raise ToolError(f"{url!r} is no address of a page; it begins with http:// or https://")
+        host = host_of(url)
         if self._api.private_pages:
             return
         try:
-            found = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(host, urllib.parse.urlsplit(url).port or 443, type=socket.SOCK_STREAM)
         except (socket.gaierror, UnicodeError) as error:
             raise ToolError(f"there is no host {host!r}") from error
         if not all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_global for one in found):
             raise ToolError(f"{host} is no public host")
+
+
+def host_of(url: str) -> str:
+    """The host of a page's address. Raises ToolError for what is none."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ToolError(f"{url!r} is no address: {error}") from error
+    if parts.scheme not in ("http", "https") or not host:
+        raise ToolError(f"{url!r} is no address of a page; it begins with http:// or https://")
+    return host
 
 
 class _CheckedRedirects(urllib.request.HTTPRedirectHandler):

@@ -12,16 +12,15 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import kubegym
+from testbed.command_fixtures import LIMIT
 
-LIMIT = 120.0  # seconds after which a process that should have ended is a failure
-COMMAND = [sys.executable, "-m", "kubegym.cli.main"]
 FILES = {"plan.json", "manifest.json", "rollouts.jsonl", "rollouts_failures.jsonl", "rollouts_aggregate_metrics.json"}
 
 PLAIN_VERIFY = """
@@ -45,46 +44,6 @@ def environment(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts ``kubegym`` in a session of its own, in ``tmp_path``; what still runs at the end is killed."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
-        environment = {**os.environ, **options.pop("env", {})}
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, arguments)],
-            cwd=tmp_path,
-            env=environment,
-            stdout=options.pop("stdout", subprocess.PIPE),
-            stderr=options.pop("stderr", subprocess.PIPE),
-            text=True,
-            start_new_session=True,
-            **options,
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=LIMIT)
-
-
-@pytest.fixture
-def run(started: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs ``kubegym`` to its end."""
-
-    def to_the_end(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        process = started(*arguments, **options)
-        out, err = process.communicate(timeout=LIMIT)
-        assert "Traceback" not in (err or ""), err
-        return subprocess.CompletedProcess(process.args, process.returncode, out or "", err or "")
-
-    return to_the_end
 
 
 @pytest.fixture

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,10 @@ from kubegym.local.reverify import Reverification, Reverified, Reverifier
 from kubegym.local.runspec import ModelRef
 from kubegym.model.simulated import Answers, SimulatedConfig, serve_simulated
 from kubegym.rollout import IncompleteRun
+from testbed.command_fixtures import LIMIT
 
 pytestmark = pytest.mark.contract
 
-LIMIT = 120.0  # seconds after which a process that should have ended is a failure
 BY_THREE = "def verify(self, rollout): return Verdict(float(self.task.n % 3 == 0), fields={'rule': 3})"
 BY_TWO = "def verify(self, rollout): return Verdict(float(self.task.n % 2 == 0), components={'even': 1.0})"
 JUDGED = """
@@ -65,36 +63,6 @@ def write(folder: Path, body: str = BY_THREE, *, rows: int = 12, roles: str = ""
         f"spec:\n  models:\n    policy: {{server: {{engine: simulated}}}}\n{roles}"
     )
     return folder
-
-
-@pytest.fixture
-def started(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts ``kubegym`` in a session of its own, in ``tmp_path``; what still runs at the end is killed."""
-    processes: list[subprocess.Popen[str]] = []
-
-    def start(*arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "kubegym.cli.main", *map(str, arguments)]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
-        processes.append(process)
-        return process
-
-    yield start
-    for process in processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=LIMIT)
-
-
-@pytest.fixture
-def run(started: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def to_the_end(*arguments: object) -> subprocess.CompletedProcess[str]:
-        process = started(*arguments)
-        out, err = process.communicate(timeout=LIMIT)
-        assert "Traceback" not in err, err
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-    return to_the_end
 
 
 def contents(folder: Path) -> dict[str, bytes]:

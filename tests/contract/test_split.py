@@ -28,6 +28,7 @@ from testbed.comparable import rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ARITHMETIC = str(ROOT / "environments" / "arithmetic")
+FOLDERS = sorted(path.parent for path in (ROOT / "environments").glob("*/app.py"))
 # The simulated engine says the same to the same conversation, at any time and beside any other.
 FLAGS = RunFlags(engine="simulated", temperature=0.0, rollouts_per_task=2, concurrency=8, tokens="Samples")
 
@@ -59,6 +60,14 @@ async def test_three_servers_give_the_rows_of_one_process(in_process: list[Any],
     async with split_servers(resolve([ARITHMETIC], FLAGS)) as spec:
         assert all(entry.agent_urls for entry in spec.entries)
         assert await rows_of(spec, tmp_path / "split") == in_process
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+async def test_every_environment_gives_the_same_rows_split(folder: Path, tmp_path: Path) -> None:
+    spec = resolve([str(folder)], replace(FLAGS, limit=3, rollouts_per_task=1, max_output_tokens=64))
+    here = await rows_of(spec, tmp_path / "here")
+    async with split_servers(spec) as split:
+        assert await rows_of(split, tmp_path / "split") == here
 
 
 async def test_sessions_served_and_the_agent_in_process(in_process: list[Any], tmp_path: Path) -> None:

@@ -70,26 +70,8 @@ def image(cluster: KindCluster, tmp_path: Path) -> Iterator[str]:
     kind.load(cluster, [reference])
     for name, folder in CHECKPOINTS.items():
         shutil.copytree(folder, tmp_path / "models" / name)
-    kind.copy(cluster, tmp_path / "models", f"/var/lib/{VOLUME}")
-    size, modes = {"storage": "1Gi"}, ["ReadOnlyMany"]
-    spec = {"accessModes": modes, "storageClassName": ""}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": VOLUME},
-        "spec": {**spec, "capacity": size, "hostPath": {"path": f"/var/lib/{VOLUME}"}},
-    }
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": VOLUME},
-        "spec": {**spec, "resources": {"requests": size}, "volumeName": VOLUME},
-    }
-    cluster.apply(volume)
-    cluster.apply(claim, namespace=NAMESPACE)
-    yield reference
-    cluster.kubectl("delete", "persistentvolumeclaim", VOLUME, namespace=NAMESPACE)
-    cluster.kubectl("delete", "persistentvolume", VOLUME)
+    with kind.claimed(cluster, VOLUME, tmp_path / "models"):
+        yield reference
 
 
 def manifests(image: str) -> list[Object]:

@@ -11,7 +11,6 @@ import kubegym.model
 from testbed import kind
 from testbed.build import CannotBuild
 from testbed.images import vllm_image
-from testbed.k8s.api import Object
 from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_results import results
 from testbed.kind_runs import applied, finished, greedy, output
@@ -32,31 +31,8 @@ def image(cluster: KindCluster) -> Iterator[str]:
         # Not a failure in CI: no package index has that wheel. The same runs are collected from the embedded engine.
         pytest.skip(f"{error}; the embedded engine serves in its place")
     kind.load(cluster, [reference])
-    volume, claim = _weights(cluster)
-    cluster.apply(volume)
-    cluster.apply(claim, namespace=NAMESPACE)
-    yield reference
-    cluster.kubectl("delete", "persistentvolumeclaim", VOLUME, namespace=NAMESPACE)
-    cluster.kubectl("delete", "persistentvolume", VOLUME)
-
-
-def _weights(cluster: KindCluster) -> tuple[Object, Object]:
-    kind.copy(cluster, WEIGHTS, f"/var/lib/{VOLUME}")
-    size = {"storage": "1Gi"}
-    spec = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": VOLUME},
-        "spec": {**spec, "capacity": size, "hostPath": {"path": f"/var/lib/{VOLUME}"}},
-    }
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": VOLUME},
-        "spec": {**spec, "resources": {"requests": size}, "volumeName": VOLUME},
-    }
-    return volume, claim
+    with kind.claimed(cluster, VOLUME, WEIGHTS):
+        yield reference
 
 
 def test_a_real_vllm_gives_scored_rows(cluster: KindCluster, image: str) -> None:

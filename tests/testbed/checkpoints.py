@@ -1,9 +1,11 @@
-"""Folders of weights that differ: made-up ones for the simulated engine, and GGUF twins of the test checkpoints."""
+"""Folders of weights that differ: made-up ones, GGUF twins of the test checkpoints, a reward model."""
 
 from __future__ import annotations
 
 import json
 import random
+import shutil
+import struct
 from pathlib import Path
 
 from kubegym.model.embedded import SHIPPED_MODEL
@@ -37,4 +39,23 @@ def gguf(folder: Path, weights: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "model.gguf").write_bytes(data)
     (folder / CANARY_FILE).write_bytes((weights / CANARY_FILE).read_bytes())
+    return folder
+
+
+def reward_model(folder: Path, labels: int) -> Path:
+    """The shipped model with a head that gives ``labels`` numbers, drawn once and for all, instead of words."""
+    shutil.copytree(SHIPPED_MODEL.parent, folder)
+    data = (folder / "model.safetensors").read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
+    config = json.loads((folder / "config.json").read_text())
+    size, rng = config["hidden_size"], random.Random(7)
+    head = struct.pack(f"<{labels * size}f", *(rng.uniform(-0.1, 0.1) for _ in range(labels * size)))
+    offsets = [len(body), len(body) + len(head)]
+    header["score.weight"] = {"dtype": "F32", "shape": [labels, size], "data_offsets": offsets}
+    told = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told + body + head)
+    names = {str(label): f"LABEL_{label}" for label in range(labels)}
+    config |= {"architectures": ["Qwen3ForSequenceClassification"], "num_labels": labels, "id2label": names}
+    (folder / "config.json").write_text(json.dumps(config))
     return folder

@@ -32,6 +32,20 @@ def tensors(path: Path) -> dict[str, Array]:
 
 def log_probs(folder: Path, token_ids: Sequence[int]) -> list[float]:
     """The log-prob of each token but the first, by the Qwen3 model of a folder."""
+    head = tensors(folder / "model.safetensors")["lm_head.weight"]
+    logits = (hidden(folder, token_ids) @ head.T).astype(np.float64)
+    top = logits.max(-1, keepdims=True)
+    told = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
+    return [float(told[place - 1, token]) for place, token in enumerate(token_ids) if place]
+
+
+def rewards(folder: Path, token_ids: Sequence[int]) -> Array:
+    """What the reward model of a folder gives after each token: a row of one number for each of its labels."""
+    return hidden(folder, token_ids) @ tensors(folder / "model.safetensors")["score.weight"].T
+
+
+def hidden(folder: Path, token_ids: Sequence[int]) -> Array:
+    """What the last layer says after each token, normalised, before any head."""
     config = json.loads((folder / "config.json").read_text())
     weights = tensors(folder / "model.safetensors")
     heads, groups, size = config["num_attention_heads"], config["num_key_value_heads"], config["head_dim"]
@@ -70,10 +84,7 @@ def log_probs(folder: Path, token_ids: Sequence[int]) -> list[float]:
         gate = y @ weights[f"{at}.mlp.gate_proj.weight"].T
         gated = gate / (1 + np.exp(-gate)) * (y @ weights[f"{at}.mlp.up_proj.weight"].T)
         x = x + gated @ weights[f"{at}.mlp.down_proj.weight"].T
-    logits = (norm(x, "model.norm.weight") @ weights["lm_head.weight"].T).astype(np.float64)
-    top = logits.max(-1, keepdims=True)
-    told = logits - top - np.log(np.exp(logits - top).sum(-1, keepdims=True))
-    return [float(told[place - 1, token]) for place, token in enumerate(token_ids) if place]
+    return norm(x, "model.norm.weight")
 
 
 def canary_of(folder: Path) -> Canary:

@@ -14,6 +14,8 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,6 +129,31 @@ def copy(cluster: KindCluster, folder: Path, place: str) -> None:
     used, node = engine(), f"{cluster.name}-control-plane"
     used.run(used.name, "cp", folder, f"{node}:{place}")
     used.run(used.name, "exec", node, "chmod", "-R", "a+rX", place)
+
+
+@contextmanager
+def claimed(cluster: KindCluster, name: str, folder: Path) -> Iterator[None]:
+    """A claim of that name over a copy of the folder on the node, while the block runs."""
+    copy(cluster, folder, f"/var/lib/{name}")
+    size = {"storage": "1Gi"}
+    spec = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {**spec, "capacity": size, "hostPath": {"path": f"/var/lib/{name}"}},
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {**spec, "resources": {"requests": size}, "volumeName": name},
+    }
+    cluster.apply(volume)
+    cluster.apply(claim, namespace=NAMESPACE)
+    yield
+    cluster.kubectl("delete", "persistentvolumeclaim", name, namespace=NAMESPACE)
+    cluster.kubectl("delete", "persistentvolume", name)
 
 
 def install_chart(cluster: KindCluster) -> None:

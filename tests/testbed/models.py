@@ -54,7 +54,7 @@ async def calling(upstreams: list[Any], **options: Any) -> AsyncIterator[Caller]
     """A model server over these upstreams, which hear of no call but the test's, and who talks to it."""
     http = HttpClient()
     try:
-        async with serving(ModelServer(upstreams, model="policy", probe=False, **options)) as url:
+        async with serving(ModelServer(upstreams, **{"model": "policy", "probe": False, **options})) as url:
             yield Caller(http, url)
             await http.close()
     finally:

@@ -205,8 +205,9 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 
 @contextmanager
 def serve_process(*arguments: str) -> Iterator[str]:
-    """A ``kubegym serve`` process; its URL."""
-    command = [sys.executable, "-m", "kubegym.cli.main", "serve", *arguments, "--listen", "127.0.0.1:0"]
+    """A ``kubegym serve`` process; its URL. It takes a free port, unless the arguments name one."""
+    place = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
+    command = [sys.executable, "-m", "kubegym.cli.main", "serve", *arguments, *place]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             assert process.stdout is not None

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -196,3 +196,75 @@ def test_a_redirect_is_checked_like_an_address(config: dict[str, Any], internet:
 def test_private_hosts_are_out_of_reach_unless_allowed(config: dict[str, Any], host: str) -> None:
     config["api"]["private_pages"] = False
     assert browse(f"http://{host}/page", config).endswith("is no public host")
+
+
+class TavilyTwin(BaseHTTPRequestHandler):
+    """``/search`` and ``/extract`` in the API's documented shapes; what the API would refuse, it refuses."""
+
+    asked: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        type(self).asked.append(body)
+        if self.headers["Authorization"] != "Bearer tvly-key":
+            return self.say(401, {"detail": {"error": "Unauthorized: missing or invalid API key."}})
+        if self.path == "/search" and len(body["query"]) <= 400 and 0 <= body["max_results"] <= 20:
+            hits = [
+                {"title": f"T{n}", "url": f"https://site/{n}", "content": "word " * 600, "score": 1 / (n + 1)}
+                for n in range(body["max_results"])
+            ]
+            return self.say(200, {"query": body["query"], "results": hits, "images": [], "response_time": 0.5})
+        if self.path == "/extract":
+            (url,) = body["urls"]
+            there, failed = [{"url": url, "raw_content": "A tower\nof Ada."}], [{"url": url, "error": "not there"}]
+            gone = url.endswith("/gone")
+            return self.say(200, {"results": [] if gone else there, "failed_results": failed if gone else []})
+        return self.say(400, {"detail": {"error": "Invalid request."}})
+
+    def say(self, status: int, value: Any) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def tavily(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    TavilyTwin.asked.clear()
+    (tmp_path / "key").write_text("tvly-key\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), TavilyTwin) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/"
+        yield {"tavily": {"url": url, "key_file": str(tmp_path / "key"), "exclude_domains": ["quiz.example"]}}
+        server.shutdown()
+        thread.join()
+
+
+def test_tavily_searches(tavily: dict[str, Any]) -> None:
+    results = found("tower", **tavily, results=50)
+    assert [one["link"] for one in results] == [f"https://site/{n}" for n in range(20)]
+    assert (results[0]["title"], len(results[0]["snippet"])) == ("T0", 2000)
+    assert TavilyTwin.asked == [{"query": "tower", "max_results": 20, "exclude_domains": ["quiz.example"]}]
+    assert search("t" * 401, tavily).tool_outputs == ["the query has 401 characters; 400 are the most"]
+
+
+def test_tavily_reads_pages(tavily: dict[str, Any]) -> None:
+    assert json.loads(browse("https://site/1", tavily)) == {"page_content": "A tower\nof Ada."}
+    assert browse("https://site/gone", tavily) == "https://site/gone cannot be read: not there"
+    assert browse("tower", tavily).startswith("'tower' is no address")
+    asked = len(TavilyTwin.asked)
+    for host in ("quiz.example", "QUIZ.example", "www.quiz.example."):
+        assert browse(f"https://{host}/answers", tavily).endswith("cannot be read")
+    assert len(TavilyTwin.asked) == asked
+
+
+def test_tavily_with_a_wrong_key_scores_nothing(tavily: dict[str, Any]) -> None:
+    Path(tavily["tavily"]["key_file"]).write_text("other")
+    played = search("tower", tavily)
+    assert (played.outcome, played.reward) == ("failed", None)

@@ -1,5 +1,5 @@
 """The agent harness: a pure step function, its driver, and one attempt of one rollout."""
 
-from kubegym.agent.attempt import TRUNCATED, AgentSettings, apply_verdict, run_attempt
+from kubegym.agent.attempt import AgentSettings, apply_verdict, run_attempt
 
-__all__ = ["TRUNCATED", "AgentSettings", "apply_verdict", "run_attempt"]
+__all__ = ["AgentSettings", "apply_verdict", "run_attempt"]

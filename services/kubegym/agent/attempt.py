@@ -13,17 +13,11 @@ from kubegym.agent.step import DEFAULT_MAX_STEPS, LoopLimits
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import AgentError, RolloutError, VerifierError
 from kubegym.core.messages import input_items
-from kubegym.core.outcomes import StopReason
+from kubegym.core.outcomes import TRUNCATED, StopReason
 from kubegym.core.protocols import Assignment, Attempt, CallContext, ModelClient, Session
 from kubegym.core.trajectory import Rollout, Verdict
 
 _log = logging.getLogger(__name__)
-
-TRUNCATED: frozenset[StopReason] = frozenset(
-    {"max_output_tokens", "context_window", "max_steps", "content_filter", "token_budget"}
-)
-"""Stop reasons of a conversation that something cut short; ``onTruncated`` decides about those."""
-
 
 MESSAGE_CHARACTERS = 4000
 """A failure's message is cut to this."""

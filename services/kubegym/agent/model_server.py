@@ -150,10 +150,19 @@ class ModelServerClient:
         named = {"model": self.model} if self.model else {}
         return (await self._answer(path, orjson.dumps({**named, **body}), context)).response
 
+    async def models(self, context: CallContext) -> dict[str, Any]:
+        """The server's model list, ``/v1/models``.
+
+        Raises:
+            ModelError: see ``respond``; with status 404 or 405 where the server has no such route.
+        """
+        return (await self._answer("v1/models", None, context)).response
+
     async def _respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
         return await self._answer("v1/responses", self._body(request, context), context)
 
-    async def _answer(self, path: str, body: bytes, context: CallContext) -> ModelReply:
+    async def _answer(self, path: str, body: bytes | None, context: CallContext) -> ModelReply:
+        """POST a body, or without one GET."""
         clock = asyncio.get_running_loop().time
         started, waited = clock(), 0.0
         failures = overloads = 0
@@ -217,7 +226,7 @@ class ModelServerClient:
         except (TypeError, ValueError) as error:
             raise ModelError(f"the request has no JSON form: {error}", reason="RequestUnsupported") from None
 
-    async def _try(self, path: str, body: bytes, context: CallContext, broken: list[Replica]) -> ModelReply:
+    async def _try(self, path: str, body: bytes | None, context: CallContext, broken: list[Replica]) -> ModelReply:
         await self._replicas.settle()
         seconds = context.deadline.remaining()
         identity = context.rollout_id
@@ -259,13 +268,14 @@ class ModelServerClient:
             replica.rest(asyncio.get_running_loop().time() + REST_SECONDS)
         return reply
 
-    async def _ask(self, replica: Replica, url: Url, headers: bytes, body: bytes, seconds: float) -> Response:
+    async def _ask(self, replica: Replica, url: Url, headers: bytes, body: bytes | None, seconds: float) -> Response:
+        method = b"GET" if body is None else b"POST"
         scope, heard = asyncio.timeout(None), False
         try:
             async with scope:
                 self._watch.begin(replica, scope)
                 try:
-                    response = await self._http.request(b"POST", url, headers, body, seconds)
+                    response = await self._http.request(method, url, headers, body or b"", seconds)
                     heard = True
                 finally:
                     self._watch.end(replica, scope, heard)

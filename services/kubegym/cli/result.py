@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kubegym.cli.errors import print_json
 from kubegym.cli.tables import print_table, result_json, result_rows
 
 if TYPE_CHECKING:
+    from kubegym.data.merge import EnvironmentSummary
     from kubegym.local.localrun import RunResult
     from kubegym.rollout import Manifest
     from kubegym.storage import ObjectStore
@@ -63,6 +64,8 @@ async def show(result: RunResult, *, seconds: float | None, fresh: bool, retried
         print(f"\nfiles in {result.output}: {', '.join(summary.files)}", flush=True)
     if seconds is None:
         say("this run was finished already" + ("" if retried else "; --fresh starts another"))
+    for line in truncated_lines(summary.environments):
+        say(line)
     for agent, trouble in summary.metric_errors.items():
         say(f"warning: the metrics of {agent} are not complete: {trouble}")
     if manifest.totals.stale:
@@ -75,6 +78,18 @@ async def show(result: RunResult, *, seconds: float | None, fresh: bool, retried
         say(
             f"error: {failed:,} of {planned:,} rollouts failed, more than the run allows [RolloutFailureBudgetExceeded]"
         )
+
+
+def truncated_lines(summaries: Iterable[EnvironmentSummary]) -> list[str]:
+    """How many rollouts of each environment were cut short, and by what: a low reward may say no more than that."""
+    lines = []
+    for one in summaries:
+        if one.truncated:
+            ordered = sorted(one.truncated.items(), key=lambda item: (-item[1], item[0]))
+            why = ", ".join(f"{reason} {count:,}" for reason, count in ordered)
+            cut = sum(one.truncated.values())
+            lines.append(f"{cut:,} of {one.rollouts:,} rollouts of {one.environment} were cut short: {why}")
+    return lines
 
 
 def stale_line(manifest: Manifest) -> str:

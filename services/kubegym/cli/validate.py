@@ -25,6 +25,7 @@ ORACLE_ROWS = 50
 """Rows that the oracle plays, unless --limit says otherwise."""
 
 _ALL = 1 << 40  # bad rows that are named: there is nothing else to see
+_TOOLS = 6  # that are named; some environments have dozens
 
 
 @dataclass
@@ -232,8 +233,9 @@ def _without_models(spec: RunSpec) -> RunSpec:
 
 def _described(runtime: EnvironmentRuntime) -> str:
     tools = [*runtime.tools.by_name, *(["any"] if runtime.tools.catch_all else [])]
-    said = [f"{runtime.cls.__name__} {runtime.version}", f"tools {', '.join(tools)}" if tools else "no tools"]
-    return ", ".join(said)
+    more = f" and {len(tools) - _TOOLS} more" if len(tools) > _TOOLS else ""
+    offered = f"tools {', '.join(tools[:_TOOLS])}{more}" if tools else "no tools"
+    return f"{runtime.cls.__name__} {runtime.version}, {offered}"
 
 
 async def _rows(tasks: Any, episodes: LocalEpisodes, findings: Findings) -> None:

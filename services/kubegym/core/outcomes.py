@@ -23,6 +23,11 @@ StopReason = Literal[
 ]
 """Why the conversation ended."""
 
+TRUNCATED: frozenset[StopReason] = frozenset(
+    {"max_output_tokens", "context_window", "max_steps", "content_filter", "token_budget"}
+)
+"""Stop reasons of a conversation that something cut short; ``onTruncated`` decides about those."""
+
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 STOP_REASONS: tuple[StopReason, ...] = get_args(StopReason)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import orjson
 
 from kubegym.core.errors import KubeGymError
+from kubegym.core.outcomes import TRUNCATED
 from kubegym.core.rows import encode_row, failure_class
 from kubegym.data.aggregate import NO_HOOKS, AgentMetrics, Aggregator, Counts, MetricHooks, is_scored, metrics_json
 from kubegym.data.passk import PassMetrics
@@ -44,6 +46,7 @@ class EnvironmentSummary:
         input_tokens: the policy's, of all final attempts, failed ones included.
         output_tokens: likewise.
         seconds: durations of the final attempts, summed.
+        truncated: rollouts that were cut short, by their stop reason.
     """
 
     environment: str
@@ -60,6 +63,7 @@ class EnvironmentSummary:
     input_tokens: int
     output_tokens: int
     seconds: float = 0.0
+    truncated: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +219,7 @@ class EnvironmentTally:
         self._rewards = 0.0
         self._tokens = [0, 0]
         self._seconds = 0.0
+        self._truncated: Counter[str] = Counter()
 
     def add_task(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Count the rows of one task."""
@@ -223,6 +228,8 @@ class EnvironmentTally:
         self._rewards = math.fsum((self._rewards, *(row["reward"] for row in scored)))
         for row in rows:
             self._seconds += row["kubegym"]["timing"].get("total") or 0.0
+            if row["kubegym"]["stop_reason"] in TRUNCATED:
+                self._truncated[row["kubegym"]["stop_reason"]] += 1
             usage = row["kubegym"]["usage"].get("policy")
             if usage:
                 self._tokens[0] += usage.get("input_tokens") or 0
@@ -247,6 +254,7 @@ class EnvironmentTally:
             input_tokens=self._tokens[0],
             output_tokens=self._tokens[1],
             seconds=self._seconds,
+            truncated=dict(sorted(self._truncated.items())),
         )
 
 

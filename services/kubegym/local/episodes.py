@@ -11,11 +11,12 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from kubegym.agent import TRUNCATED, AgentSettings, apply_verdict, run_attempt
+from kubegym.agent import AgentSettings, apply_verdict, run_attempt
 from kubegym.agent.program import Program, run_program
 from kubegym.agent.resources_client import ResourcesClient
 from kubegym.core.errors import AgentError, EnvironmentNotFound, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
+from kubegym.core.outcomes import TRUNCATED
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo, ModelClient, Session
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.data.aggregate import MetricHooks

@@ -2,7 +2,8 @@
 
 Two things are needed of a policy beyond text of ordinary length: that it sees images, and that its context window is as
 large as a row says (``context_tokens``: the tokens of prompt, tools and answers together). Some endpoints tell the
-second in their list of models (vLLM's ``max_model_len``); none tells the first, so it is asked one question.
+second in their list of models (vLLM's ``max_model_len``, which our model server hands on); none tells the first, so it
+is asked one question. Where an agent server makes the attempts, the model that it asks is asked here, if it is known.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import logging
 import struct
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +20,18 @@ from kubegym.agent.model_server import ModelServerClient
 from kubegym.core.clock import Deadline
 from kubegym.core.errors import ModelError, ModelUnsuitable
 from kubegym.core.messages import Image, Message
-from kubegym.core.protocols import CallContext, ModelClient
-from kubegym.local.episodes import LocalEpisodes
+from kubegym.core.protocols import CallContext
+from kubegym.local.episodes import LocalEpisodes, Part
+from kubegym.local.models import build_client
 from kubegym.model.client import ChatClient
+from kubegym.model.endpoint import check_endpoint, context_window
 from kubegym.model.engine_client import EngineClient
 
 log = logging.getLogger("kubegym.local")
 
 _SIDE = 64
 _SECONDS = 120.0
-_ASKED = (ChatClient, EngineClient, ModelServerClient)
+_Asked = ChatClient | EngineClient | ModelServerClient
 """Models that may be asked a question of ours; what was given in Python is its owner's."""
 
 
@@ -57,29 +62,36 @@ class Needs:
             self.context[entry] = (tokens, place)
         return None
 
+    def of(self, name: str, part: Part) -> tuple[str | None, tuple[int, str] | None]:
+        """What an entry's policy is to be asked: where its first image is, and its largest context; None: nothing."""
+        shown = self.images.get(name) or ("what its tools answer" if part.runtime.cls.images else None)
+        return shown, self.context.get(name)
+
 
 async def check_fit(needs: Needs, episodes: LocalEpisodes) -> None:
-    """Ask the policies of a run for what its rows need. An agent server's own models are not asked.
+    """Ask the policies of a run for what its rows need.
+
+    Not asked is what was given in Python, and what an agent server asks that is only known by its URL.
 
     Raises:
         ModelUnsuitable: a policy sees no images, or its context window is too small.
         ModelError: it cannot be asked.
     """
     for name, part in episodes.parts.items():
-        policy = part.models.get("policy")
-        if not isinstance(policy, _ASKED):
+        shown, context = needs.of(name, part)
+        if shown is None and context is None:
             continue
-        if name in needs.context:
-            _check_context(name, policy, *needs.context[name])
-        shown = needs.images.get(name)
-        if shown is None and part.runtime.cls.images:
-            shown = "what its tools answer"
-        if shown is not None:
-            await _check_sight(name, policy, shown)
+        async with _policy(part) as policy:
+            if policy is None:
+                continue
+            if context is not None:
+                await _check_context(name, policy, *context)
+            if shown is not None:
+                await _check_sight(name, policy, shown)
 
 
 async def check_when_there(needs: Needs, episodes: LocalEpisodes) -> None:
-    """``check_fit`` for a worker that may be there before its models: what cannot be asked yet passes.
+    """``check_fit`` for a worker, whose models come and go: one that cannot be asked after all passes.
 
     Raises:
         ModelUnsuitable: see ``check_fit``.
@@ -90,11 +102,25 @@ async def check_when_there(needs: Needs, episodes: LocalEpisodes) -> None:
     except ModelError as error:
         if not error.retryable:
             raise
-        log.warning("the policy could not be asked whether it sees images: %s", error.message)
+        log.warning("the policy could not be asked whether it can do what the rows need: %s", error.message)
 
 
-def _check_context(name: str, policy: ModelClient, tokens: int, place: str) -> None:
-    window = getattr(policy, "context_tokens", None)
+@asynccontextmanager
+async def _policy(part: Part) -> AsyncIterator[_Asked | None]:
+    """Who answers the policy's calls, here or behind the agent server; None: nobody that we may ask."""
+    given, behind = part.models.get("policy"), part.entry.agent_policy
+    if given is not None or behind is None:
+        yield given if isinstance(given, _Asked) else None
+        return
+    client = build_client(behind, concurrency=1)
+    try:
+        yield client if isinstance(client, _Asked) else None
+    finally:
+        await client.close()
+
+
+async def _check_context(name: str, policy: _Asked, tokens: int, place: str) -> None:
+    window = await _window(policy)
     if window is not None and window < tokens:
         raise ModelUnsuitable(
             f"{name}: {place} needs a context of {tokens:,} tokens, and the model {policy.model} has {window:,}. "
@@ -102,11 +128,24 @@ def _check_context(name: str, policy: ModelClient, tokens: int, place: str) -> N
         )
 
 
-async def _check_sight(name: str, policy: ModelClient, shown: str) -> None:
+async def _window(policy: _Asked) -> int | None:
+    if isinstance(policy, ModelServerClient):
+        try:
+            return context_window(await policy.models(_context()), policy.model)
+        except ModelError as error:
+            if error.status in (404, 405):
+                return None
+            raise
+    if isinstance(policy, ChatClient) and policy.context_tokens is None:
+        await check_endpoint(policy)
+    return policy.context_tokens
+
+
+async def _check_sight(name: str, policy: _Asked, shown: str) -> None:
     question = Message.user("What is this?", Image.of(_square()))
     request = {"input": [question.to_item()], "max_output_tokens": 1}
     try:
-        await policy.respond(request, CallContext("fit", Deadline(_SECONDS, _SECONDS)))
+        await policy.respond(request, _context())
     except ModelError as error:
         if error.retryable or error.status in (401, 403, 404):
             raise
@@ -114,6 +153,10 @@ async def _check_sight(name: str, policy: ModelClient, shown: str) -> None:
             f"{name}: the model {policy.model} sees no images, and there are some in {shown}. "
             f"Use a vision model; nothing was run\n  {error.message}"
         ) from error
+
+
+def _context() -> CallContext:
+    return CallContext("fit", Deadline(_SECONDS, _SECONDS))
 
 
 def _square() -> bytes:

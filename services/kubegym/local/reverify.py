@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from kubegym.agent import TRUNCATED, apply_verdict
+from kubegym.agent import apply_verdict
 from kubegym.core.clock import Deadline, SystemClock
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import input_items
-from kubegym.core.outcomes import Failure
+from kubegym.core.outcomes import TRUNCATED, Failure
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
 from kubegym.core.trajectory import Rollout, Verdict
 from kubegym.data.changes import BEFORE, Changes

@@ -97,6 +97,7 @@ class Entry:
         seed: of the sampling; None sends none.
         on_truncated: what becomes of truncated conversations.
         agent_urls: replicas of an agent server that makes the attempts; none: this process makes them.
+        agent_policy: the model that these ask, as they reach it, where that is known; no part of what is collected.
         resources_urls: replicas of the resources server that holds the sessions; none: this process holds them.
         image: where the environment's code is, if that is not here; it is then served from there.
         version: of such an environment.
@@ -119,6 +120,7 @@ class Entry:
     seed: int | None = None
     on_truncated: Literal["Verify", "Skip"] = "Verify"
     agent_urls: tuple[str, ...] = ()
+    agent_policy: ModelRef | None = None
     resources_urls: tuple[str, ...] = ()
     image: str | None = None
     version: str | None = None
@@ -178,8 +180,9 @@ class RunSpec:
         for entry in raw["entries"]:
             models = {role: ModelRef(**model) for role, model in entry["models"].items()}
             dataset = DatasetRef(**entry["dataset"]) if entry["dataset"] else None
+            policy = ModelRef(**entry["agent_policy"]) if entry.get("agent_policy") else None
             tuples = {name: tuple(entry[name]) for name in ("agent_refs", "agent_urls", "resources_urls")}
-            entries.append(Entry(**{**entry, **tuples, "models": models, "dataset": dataset}))
+            entries.append(Entry(**{**entry, **tuples, "models": models, "agent_policy": policy, "dataset": dataset}))
         return cls(**{**raw, "entries": tuple(entries)})
 
 

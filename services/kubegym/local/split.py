@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -46,7 +46,10 @@ async def split_servers(spec: RunSpec) -> AsyncIterator[RunSpec]:
                 for entry, place in zip(spec.entries, resources, strict=True)
             ],
         )
-        entries = (replace(e, agent_urls=(url,)) for e, url in zip(spec.entries, agents, strict=True))
+        entries = (
+            replace(entry, agent_urls=(url,), agent_policy=_served(entry, models))
+            for entry, url in zip(spec.entries, agents, strict=True)
+        )
         yield replace(spec, entries=tuple(entries))
 
 
@@ -69,6 +72,12 @@ async def _model(stack: contextlib.AsyncExitStack, policy: ModelRef) -> tuple[st
         upstream = f"{engine}/v1"
     keyed = ("--api-key-file", key) if key else ()
     return ("model", "--upstream", upstream, "--model", policy.model, *keyed)
+
+
+def _served(entry: Entry, models: Mapping[str, str]) -> ModelRef:
+    """An entry's policy at its model server."""
+    policy = entry.models["policy"]
+    return ModelRef("server", policy.model, base_url=models[repr(policy)])
 
 
 def _agent(entry: Entry, model: str, resources: str) -> tuple[str, ...]:

@@ -73,17 +73,25 @@ def model_names(body: bytes) -> set[str]:
     return {entry["id"] for entry in _entries(body)}
 
 
-def context_window(body: bytes, model: str) -> int | None:
-    """Tokens of the model's context window, where a model list tells them (vLLM and SGLang do)."""
-    windows = [entry.get("max_model_len") for entry in _entries(body) if entry["id"] == model]
-    return windows[0] if windows and isinstance(windows[0], int) else None
+def context_window(listed: bytes | dict[str, Any], model: str) -> int | None:
+    """Tokens of the model's context window, where a model list tells them (vLLM, SGLang and our model server do).
+
+    Args:
+        listed: the list, as it came or parsed.
+        model: the model's name. One that is not listed is the only one that is: model servers answer to any name.
+    """
+    entries = _entries(listed)
+    named = [entry for entry in entries if entry["id"] == model] or entries
+    window = named[0].get("max_model_len") if len(named) == 1 else None
+    return window if isinstance(window, int) else None
 
 
-def _entries(body: bytes) -> list[dict[str, Any]]:
-    try:
-        listed: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return []
+def _entries(listed: Any) -> list[dict[str, Any]]:
+    if isinstance(listed, bytes):
+        try:
+            listed = orjson.loads(listed)
+        except orjson.JSONDecodeError:
+            return []
     entries = listed.get("data") if isinstance(listed, dict) else None
     if not isinstance(entries, list):
         return []

@@ -29,12 +29,14 @@ class Readiness:
 
     Attributes:
         reason: why no call can be answered, or None.
+        answered: whether one of the models has ever told what it serves.
     """
 
     def __init__(self, clients: Sequence[ChatClient | EngineClient]) -> None:
         endpoints = [client for client in clients if isinstance(client, ChatClient)]
         self._endpoints = endpoints if len(endpoints) == len(clients) else []
         self.reason: str | None = None
+        self.answered = not self._endpoints
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -56,6 +58,7 @@ class Readiness:
             if (reason is None) != (self.reason is None):
                 log.info("the model %s", "answers" if reason is None else f"does not answer: {reason}")
             self.reason = reason
+            self.answered = self.answered or reason is None
             await asyncio.sleep(LOOK_SECONDS if reason is None else 1.0)
 
 

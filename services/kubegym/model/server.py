@@ -147,7 +147,7 @@ class ModelServer(App):
         self._engines = EngineMetrics(urls) if urls else None
         self._request_timeout = request_timeout
         self._counters = ModelServerMetrics(self._upstreams.states, self.queue, lambda: self._upstreams.decisions)
-        self._models = self._model_list()
+        self._created = int(time.time())
         super().__init__(
             "KubeGym model server",
             {
@@ -380,16 +380,16 @@ class ModelServer(App):
     async def _forward(self, request: Request, key: str | None) -> Reply:
         return await forward(self._upstreams, key, request, self._timeout(request))
 
-    def _model_list(self) -> bytes:
-        created = int(time.time())
-        entries = [
-            {"id": name, "object": "model", "created": created, "owned_by": "kubegym"}
-            for name in self._upstreams.models
-        ]
-        return orjson.dumps({"object": "list", "data": entries})
-
     async def _list_models(self, request: Request) -> Reply:
-        return Reply(self._models)
+        """What is served, with its context window in vLLM's word; 503 as long as no engine has told it."""
+        if not self._readiness.answered:
+            raise Problem(503, self._readiness.reason, [(b"retry-after", b"1")])
+        entries: list[dict[str, Any]] = []
+        for name in self._upstreams.models:
+            entries.append({"id": name, "object": "model", "created": self._created, "owned_by": "kubegym"})
+            if (window := self._upstreams.context_tokens(name)) is not None:
+                entries[-1]["max_model_len"] = window
+        return Reply(orjson.dumps({"object": "list", "data": entries}))
 
 
 def with_tokens(reply: ModelReply) -> dict[str, Any]:

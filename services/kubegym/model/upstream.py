@@ -106,6 +106,11 @@ class Upstreams:
         """The names that are served, each once."""
         return list(dict.fromkeys(client.model for client in self._given))
 
+    def context_tokens(self, model: str) -> int | None:
+        """The smallest context window of the replicas of a model, as far as they told theirs."""
+        windows = [client.context_tokens for client in self._given if client.model == model]
+        return min((window for window in windows if window is not None), default=None)
+
     @property
     def any_usable(self) -> bool:
         """Whether there is a replica that has not failed several times just now."""

@@ -69,6 +69,7 @@ def _entry(run: FrozenRun, item: EnvironmentEntry, settings: PodSettings, rows: 
     return replace(
         entry,
         agent_urls=frozen.agent,
+        agent_policy=models["policy"] if frozen.agent else None,
         resources_urls=() if frozen.agent else frozen.resources,
         image=manifest.spec.resources.image if served else None,
         version=manifest.version,

@@ -151,10 +151,18 @@ class PodWorker:
         draft = run_draft(run, spec, episodes, tasks)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
+            http = HttpClient()
+            stack.push_async_callback(http.close)
+            gates = gates_for(episodes, http)
 
             async def check() -> None:
                 await probe_conditional_writes(store)
-                await check_when_there(await tasks.validate(episodes), episodes)
+                needs = await tasks.validate(episodes)
+                for name, part in episodes.parts.items():
+                    if any(needs.of(name, part)):  # nothing may run before its model has been asked
+                        self._unready = f"{name}: its model is not there yet, and is to be asked what it can do"
+                        await gates[name].passed()
+                await check_when_there(needs, episodes)
 
             gated: GatedEpisodes | None = None
             while True:
@@ -166,18 +174,13 @@ class PodWorker:
                 if opened.manifest is not None:
                     return DONE
                 if gated is None:
-                    gated = await self._started(episodes, stack)
+                    await episodes.start()
+                    cycles.settle()
+                    gated = GatedEpisodes(episodes, gates)
                 code = await self._share(access, opened, gated, spec, tasks)
                 if code != DONE or covers(opened.plan, draft):
                     return code
                 await access.retrying(partial(seal, store, opened.plan, access.clock))  # and now what it grows by
-
-    async def _started(self, episodes: LocalEpisodes, stack: AsyncExitStack) -> GatedEpisodes:
-        await episodes.start()
-        cycles.settle()
-        http = HttpClient()
-        stack.push_async_callback(http.close)
-        return GatedEpisodes(episodes, gates_for(episodes, http))
 
     async def _share(
         self, access: StoreAccess, opened: Opened, episodes: GatedEpisodes, spec: RunSpec, tasks: RunTasks

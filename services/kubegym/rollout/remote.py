@@ -29,7 +29,7 @@ import orjson
 from kubegym import __version__
 from kubegym.core.errors import AgentError, InvalidSpec, RolloutError
 from kubegym.core.messages import is_assistant_message
-from kubegym.core.outcomes import STOP_REASONS, Failure, StopReason
+from kubegym.core.outcomes import STOP_REASONS, TRUNCATED, Failure, StopReason
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
 from kubegym.core.usage import count_call
 from kubegym.core.wire import (
@@ -56,7 +56,6 @@ MESSAGE_CHARACTERS = 4000
 
 _TRIES = 3
 _GRACE_SECONDS = 30.0
-_TRUNCATED = ("max_output_tokens", "context_window", "max_steps", "content_filter", "token_budget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +278,7 @@ def _attempt(reply: dict[str, Any], row: dict[str, Any], assignment: Assignment,
         return attempt
     if reply.get("_ng_no_persist"):
         raise AgentError("the agent asks for this rollout to be made again", reason="NoPersist", retryable=True)
-    if reply.get("verification_skipped") or (agent.on_truncated == "Skip" and attempt.stop_reason in _TRUNCATED):
+    if reply.get("verification_skipped") or (agent.on_truncated == "Skip" and attempt.stop_reason in TRUNCATED):
         return attempt  # whatever number stands there, no verifier gave it, or it does not count
     reward = number_of(reply["reward"])
     if reward is None or attempt.response is None or not isinstance(attempt.response.get("output"), list):

@@ -31,37 +31,52 @@ def conversation(rollout: Rollout) -> list[dict[str, str]]:
     ]
 
 
-async def score(role: Engine, messages: Sequence[Mapping[str, Any]], *, head: int = 0) -> float:
+async def score(
+    role: Engine, messages: Sequence[Mapping[str, Any]], *, head: int = 0, activation: bool = False
+) -> float:
     """What a reward model gives a conversation: one number, unbounded; ``rewards.ramp`` shapes it.
 
     Args:
         role: the reward model.
         messages: chat messages, the last one the answer.
         head: which number, for a model that gives several.
+        activation: whether the engine squeezes it: vLLM would, by a sigmoid (a softmax over several numbers), after
+            which good answers all have 1.0.
 
     Raises:
         JudgeError: "VerdictUnparseable", the endpoint gave no such number.
         ModelError: it could not be asked.
     """
-    vector = (await _vectors(role, messages))[-1]
+    vector = (await _vectors(role, messages, activation))[-1]
     if not -len(vector) <= head < len(vector):
         raise _unreadable(f"{len(vector)} numbers, none is number {head}")
     return vector[head]
 
 
-async def step_scores(role: Engine, messages: Sequence[Mapping[str, Any]], *, head: int = -1) -> list[float]:
+async def step_scores(
+    role: Engine, messages: Sequence[Mapping[str, Any]], *, head: int = -1, activation: bool = True
+) -> list[float]:
     """What a process reward model gives each step of the answer; for ``Verdict(turn_rewards=...)`` or their minimum.
+
+    Args:
+        role: the reward model.
+        messages: chat messages, the last one the answer.
+        head: which number of each step; of two labels the last one stands for right.
+        activation: whether the engine makes them probabilities.
 
     Raises:
         JudgeError: "VerdictUnparseable", the endpoint gave no numbers.
         ModelError: it could not be asked.
     """
-    return [vector[head] for vector in await _vectors(role, messages)]
+    vectors = await _vectors(role, messages, activation)
+    if not all(-len(vector) <= head < len(vector) for vector in vectors):
+        raise _unreadable(f"{len(vectors[0])} numbers a step, none is number {head}")
+    return [vector[head] for vector in vectors]
 
 
-async def _vectors(role: Engine, messages: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+async def _vectors(role: Engine, messages: Sequence[Mapping[str, Any]], activation: bool) -> list[list[float]]:
     """The endpoint's numbers: one vector for the whole, or one a step."""
-    reply = await role.question("pooling", {"messages": list(messages)})
+    reply = await role.question("pooling", {"messages": list(messages), "use_activation": activation})
     data = reply.get("data")
     first = data[0] if isinstance(data, list) and data and isinstance(data[0], dict) else {}
     told = first.get("data")

@@ -5,17 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import pytest
 
 from kubegym.core.clock import SystemClock
+from kubegym.http import HttpClient, Url
 from kubegym.rollout import StoreAccess, job_holder
 from kubegym.rollout.reader import newest_plan
 from kubegym.rollout.shard import claim_shard
 from kubegym.storage import MountedCredentials, ObjectStore, StoreDenied, StoreOptions, open_store
-from testbed.pods import ROOT, Cluster, environment_manifest, eventually, pods_end, serve_process, url_of
+from testbed.pods import (
+    ROOT,
+    Cluster,
+    environment_manifest,
+    eventually,
+    pods_end,
+    serve_process,
+    url_of,
+    worker_entry,
+)
 
 pytestmark = pytest.mark.contract
 
@@ -61,11 +73,57 @@ async def test_bad_rows_end_the_job(cluster: Cluster, model: str, prefix: str) -
     assert "train.jsonl:1" in cluster.words("worker")["message"]
 
 
-async def test_a_model_that_sees_no_images_ends_a_job_that_has_some(cluster: Cluster, prefix: str) -> None:
-    with serve_process("model", "--engine", "embedded") as blind:
-        cluster.freeze(prefix, {"pictures": {**entry(blind), "manifest": environment_manifest("visual")}})
+UNSUITABLE = [("visual", "sees no images"), ("haystack", "the model simulated has 512")]
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[str]:
+    """A text model with a context of 512 tokens."""
+    with serve_process("model", "--engine", "embedded", "--model", "simulated") as url:
+        yield url
+
+
+@pytest.mark.parametrize(("name", "words"), UNSUITABLE)
+@pytest.mark.parametrize("agent", ["Worker", "Service"])
+@pytest.mark.parametrize("kind", ["server", "endpoint"])
+async def test_a_model_that_cannot_do_what_rows_need_ends_the_job(
+    kind: str, agent: str, name: str, words: str, cluster: Cluster, small: str, prefix: str
+) -> None:
+    with ExitStack() as stack:
+        served = {}
+        if agent == "Service":
+            agents = serve_process("agent", str(ROOT / "environments" / name), "--model-server", small)
+            served = {"agent": [stack.enter_context(agents)]}
+        frozen = worker_entry(small, name, **served)
+        frozen["endpoints"]["models"]["policy"]["kind"] = kind
+        cluster.freeze(prefix, {"rows": frozen})
         assert await outcome(cluster, "worker") == (11, "ModelUnsuitable"), cluster.log("worker")
-    assert "sees no images" in cluster.words("worker")["message"]
+    assert words in cluster.words("worker")["message"]
+
+
+async def test_nothing_is_planned_before_the_model_was_asked(cluster: Cluster, prefix: str) -> None:
+    """Its engine is still being loaded: the worker waits, and says for what."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with serve_process("model", "--upstream", f"http://127.0.0.1:{port}", "--model", "tiny") as server:
+        cluster.freeze(prefix, {"rows": worker_entry(server, "haystack")})
+        async with asyncio.timeout(WAIT):
+            process = await cluster.worker("worker", 0)
+            async with pods_end([process]):
+                url = await url_of(process)
+                await eventually(partial(says, f"{url}/readyz", b"is to be asked what it can do"))
+                with serve_process("model", "--engine", "embedded", "--listen", f"127.0.0.1:{port}"):
+                    await process.communicate()
+    assert (process.returncode, cluster.words("worker")["reason"]) == (11, "ModelUnsuitable"), cluster.log("worker")
+
+
+async def says(url: str, words: bytes) -> bool:
+    """Whether a page has the words, whatever its status."""
+    http = HttpClient()
+    try:
+        return words in (await http.request(b"GET", Url(url), b"", b"", 5.0)).body
+    finally:
+        await http.close()
 
 
 async def test_what_is_not_mounted_ends_the_job(cluster: Cluster, model: str, prefix: str) -> None:

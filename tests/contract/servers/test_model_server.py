@@ -179,6 +179,23 @@ class TestAround:
         listed = json.loads((await model.get("/v1/models")).body)
         assert [entry["id"] for entry in listed["data"]] == ["policy"]
 
+    async def test_the_context_window_of_the_engine(self) -> None:
+        server = await serve_simulated(CONFIG)
+        try:
+            for upstream in (server.url, EngineClient(SimulatedEngine(CONFIG))):
+                async with calling([upstream], probe=True) as model:
+                    async with asyncio.timeout(20):
+                        while (reply := await model.get("/v1/models")).status == 503:  # noqa: ASYNC110
+                            await asyncio.sleep(0.05)
+                assert json.loads(reply.body)["data"][0]["max_model_len"] == 64
+        finally:
+            await server.close()
+
+    async def test_the_models_of_an_engine_that_has_not_told_them(self) -> None:
+        async with calling(["http://127.0.0.1:9"], probe=True) as model:
+            reply = await model.get("/v1/models")
+        assert (reply.status, reply.header(b"retry-after")) == (503, b"1")
+
     async def test_ready_documented_and_counted(self, model: Caller) -> None:
         assert (await model.get("/readyz")).status == 200
         paths = json.loads((await model.get("/openapi.json")).body)["paths"]

@@ -71,7 +71,7 @@ async def test_it_is_asked_by_its_pooling_route_and_its_tokens_are_counted(kind:
         assert (role.role, role.model) == ("reward", "reward")
         assert await score(role, MESSAGES) == 0.75
     assert model.heads[0].startswith(b"POST /pooling HTTP/1.1\r\n")
-    assert model.bodies == [{"model": "reward", "messages": MESSAGES}]
+    assert model.bodies == [{"model": "reward", "messages": MESSAGES, "use_activation": False}]
     assert b"content-type: application/json" in model.heads[0].lower()
     assert usage == {
         "reward": {"calls": 1, "input_tokens": 11, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}

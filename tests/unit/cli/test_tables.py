@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from kubegym.cli.result import failure_hints, messages_of, one_line
+from kubegym.cli.result import failure_hints, messages_of, one_line, truncated_lines
 from kubegym.cli.show import Address, parse_address
 from kubegym.cli.tables import pass_at_k, print_table, result_rows
 from kubegym.cli.transcript import LONGEST, input_text, transcript
@@ -50,6 +50,13 @@ def test_a_line_of_the_result_table() -> None:
         "tokens in/out": "12,345 / 678",
         "s/rollout": "0.50",
     }
+
+
+def test_rollouts_that_were_cut_short_are_said() -> None:
+    cut = summary(truncated={"context_window": 2, "max_output_tokens": 30})
+    assert truncated_lines([summary(), cut]) == [
+        "32 of 40 rollouts of math were cut short: max_output_tokens 30, context_window 2"
+    ]
 
 
 def test_unscored_has_a_column_only_where_there_is_something() -> None:

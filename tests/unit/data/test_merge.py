@@ -177,3 +177,13 @@ async def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
         tracemalloc.stop()
     buffers = 3 << 20  # one per file, of up to a MiB
     assert seen[1] - seen[0] < buffers, "5,000 more rows, 5 MB"
+
+
+async def test_what_was_cut_short_is_counted_by_its_reason(store: MemoryStore, tmp_path: Path) -> None:
+    attempts = [scored(1.0), scored(0.0), scored(0.0), Attempt("unscored"), failed("model", "ModelTimeout", True)]
+    stops: list[Any] = ["completed", "context_window", "max_steps", "context_window", None]
+    for attempt, stop in zip(attempts, stops, strict=True):
+        attempt.stop_reason = stop
+    group = [line(0, number, attempt) for number, attempt in enumerate(attempts)]
+    summary = await merge(stream([group]), store, scratch=tmp_path)
+    assert summary.environments[0].truncated == {"context_window": 2, "max_steps": 1}

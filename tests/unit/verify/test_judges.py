@@ -217,7 +217,7 @@ async def test_a_reward_models_number_is_read() -> None:
     messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     engine = Pooled({"data": [{"index": 0, "object": "pooling", "data": [-1.5]}]})
     assert await reward_model.score(engine, messages) == -1.5
-    assert engine.asked == [("pooling", {"messages": messages})]
+    assert engine.asked == [("pooling", {"messages": messages, "use_activation": False})]
     steps = Pooled({"data": [{"data": [[0.1, 0.9], [0.7, 0.3]]}]})
     assert await reward_model.step_scores(steps, messages) == [0.9, 0.3]
     assert await reward_model.score(steps, messages, head=1) == 0.3

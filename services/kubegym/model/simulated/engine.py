@@ -73,11 +73,13 @@ class SimulatedEngine:
 
     Attributes:
         name: the model's.
+        context_tokens: its context window; None: it has no limit.
     """
 
     def __init__(self, config: SimulatedConfig | None = None) -> None:
         self.config = config or SimulatedConfig()
         self.name = self.config.model
+        self.context_tokens = self.config.context_window
         self._answerer = Answerer(self.config)
         self._slots = Slots(self.config.max_concurrency, self.config.max_queue)
         self._closed = False

@@ -143,7 +143,9 @@ class SimulatedServer:
         if path == b"/v1/chat/completions":
             return self.reply(405, orjson.dumps(error_body(405, "Method Not Allowed", "MethodNotAllowed")))
         if path == b"/v1/models":
-            model = {"id": self.config.model, "object": "model", "created": 0, "owned_by": FINGERPRINT}
+            model: dict[str, Any] = {"id": self.config.model, "object": "model", "created": 0, "owned_by": FINGERPRINT}
+            if self.config.context_window is not None:
+                model["max_model_len"] = self.config.context_window
             return self.ok(orjson.dumps({"object": "list", "data": [model]}))
         if path in (b"/health", b"/healthz"):
             return self.reply(200, b"")
