@@ -119,9 +119,6 @@ class ObjectsCollector(Collector):
             count = 0
             shards = GaugeMetricFamily("kubegym_rolloutjob_shards", "Shards of a run", labels=[*names, "state"])
             rollouts = GaugeMetricFamily("kubegym_rolloutjob_rollouts", "Rollouts of a run", labels=[*names, "outcome"])
-            rewards = GaugeMetricFamily(
-                "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
-            )
             reward = GaugeMetricFamily(
                 "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
             )
@@ -135,15 +132,12 @@ class ObjectsCollector(Collector):
                 _add(rollouts, where, status.get("rollouts"))
                 if (mean := status.get("rewardMean")) is not None:
                     reward.add_metric(where, float(mean))
-                if status.get("rewardMean") is not None:
-                    rewards.add_metric(where, float(status["rewardMean"]))
             yield GaugeMetricFamily(f"kubegym_{prefix}s", f"How many objects of kind {kind} there are", count)
             yield conditions
             if kind == "RolloutJob":
                 yield shards
                 yield rollouts
                 yield reward
-                yield rewards
 
 
 def _add(family: GaugeMetricFamily, where: list[str], counts: Any) -> None:

@@ -47,7 +47,7 @@ def test_objects_show_their_conditions_and_progress() -> None:
         "kubegym_environments 1.0",
         "kubegym_modelservers 0.0",
     ):
-        assert line in shown
+        assert shown.splitlines().count(line) == 1, line
 
 
 def test_the_queue_and_requests_are_shown() -> None:
