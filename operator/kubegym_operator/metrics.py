@@ -5,7 +5,7 @@ Durations are in seconds. The name of an object is a label of gauges only, never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +16,9 @@ from prometheus_client.registry import Collector
 
 Objects = Callable[[str], Iterable[dict[str, Any]]]
 """The objects of one of our kinds."""
+
+Wanted = Callable[[], Mapping[tuple[str, str], int]]
+"""Rollouts that runs want in flight, by namespace and name of the ModelServer."""
 
 _RECONCILE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
 _READY_BUCKETS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -104,10 +107,11 @@ class WorkQueueCollector(Collector):
 
 
 class ObjectsCollector(Collector):
-    """Conditions and progress of our objects, as they are stored."""
+    """Conditions and progress of our objects, as they are stored, and what runs want of model servers."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, wanted: Wanted) -> None:
         self._objects = objects
+        self._wanted = wanted
 
     def collect(self) -> Iterator[Metric]:
         """At a scrape."""
@@ -138,6 +142,14 @@ class ObjectsCollector(Collector):
                 yield shards
                 yield rollouts
                 yield reward
+        wanted = GaugeMetricFamily(
+            "kubegym_modelserver_wanted_rollouts",
+            "Rollouts that runs want in flight on a ModelServer, also on one that rests",
+            labels=["namespace", "name"],
+        )
+        for key, count in self._wanted().items():
+            wanted.add_metric(key, float(count))
+        yield wanted
 
 
 def _add(family: GaugeMetricFamily, where: list[str], counts: Any) -> None:
