@@ -40,6 +40,7 @@ from kubegym_operator.metrics import (
     WorkQueueCollector,
     WorkQueueFigures,
 )
+from kubegym_operator.plan.demand import wanted_rollouts
 from kubegym_operator.reconcile.arrivals import Arrivals
 from kubegym_operator.reconcile.cache import Cache, Change
 from kubegym_operator.reconcile.controller import Controller
@@ -168,7 +169,7 @@ class Parts:
         metrics.leader.set_function(lambda: float(lease.leading))
         metrics.resynced.set_function(lambda: self._resynced(clock))
         metrics.registry.register(WorkQueueCollector(self._figures))
-        metrics.registry.register(ObjectsCollector(self._objects))
+        metrics.registry.register(ObjectsCollector(self._objects, lambda: wanted_rollouts(self._objects)))
 
     async def lead(self, stop: asyncio.Event) -> None:
         """Do the work until ``stop`` is set."""

@@ -5,7 +5,7 @@ Durations are in seconds. The name of an object is a label of gauges only, never
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -16,6 +16,9 @@ from prometheus_client.registry import Collector
 
 Objects = Callable[[str], Iterable[dict[str, Any]]]
 """The objects of one of our kinds."""
+
+Wanted = Callable[[], Mapping[tuple[str, str], int]]
+"""Rollouts that runs want in flight, by namespace and name of the ModelServer."""
 
 _RECONCILE_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 120.0)
 _READY_BUCKETS = (1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
@@ -104,10 +107,11 @@ class WorkQueueCollector(Collector):
 
 
 class ObjectsCollector(Collector):
-    """Conditions and progress of our objects, as they are stored."""
+    """Conditions and progress of our objects, as they are stored, and what runs want of model servers."""
 
-    def __init__(self, objects: Objects) -> None:
+    def __init__(self, objects: Objects, wanted: Wanted) -> None:
         self._objects = objects
+        self._wanted = wanted
 
     def collect(self) -> Iterator[Metric]:
         """At a scrape."""
@@ -119,9 +123,6 @@ class ObjectsCollector(Collector):
             count = 0
             shards = GaugeMetricFamily("kubegym_rolloutjob_shards", "Shards of a run", labels=[*names, "state"])
             rollouts = GaugeMetricFamily("kubegym_rolloutjob_rollouts", "Rollouts of a run", labels=[*names, "outcome"])
-            rewards = GaugeMetricFamily(
-                "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
-            )
             reward = GaugeMetricFamily(
                 "kubegym_rolloutjob_reward_mean", "Mean reward of a run's scored rollouts", labels=names
             )
@@ -135,15 +136,20 @@ class ObjectsCollector(Collector):
                 _add(rollouts, where, status.get("rollouts"))
                 if (mean := status.get("rewardMean")) is not None:
                     reward.add_metric(where, float(mean))
-                if status.get("rewardMean") is not None:
-                    rewards.add_metric(where, float(status["rewardMean"]))
             yield GaugeMetricFamily(f"kubegym_{prefix}s", f"How many objects of kind {kind} there are", count)
             yield conditions
             if kind == "RolloutJob":
                 yield shards
                 yield rollouts
                 yield reward
-                yield rewards
+        wanted = GaugeMetricFamily(
+            "kubegym_modelserver_wanted_rollouts",
+            "Rollouts that runs want in flight on a ModelServer, also on one that rests",
+            labels=["namespace", "name"],
+        )
+        for key, count in self._wanted().items():
+            wanted.add_metric(key, float(count))
+        yield wanted
 
 
 def _add(family: GaugeMetricFamily, where: list[str], counts: Any) -> None:

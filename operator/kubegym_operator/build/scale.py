@@ -39,6 +39,6 @@ def initial_scale(obj: Mapping[str, Any], replicas: int) -> dict[str, Any]:
 
 def _server_replicas(spec: ModelServerSpec) -> int:
     replicas = 1 if spec.replicas is None else spec.replicas
-    if spec.autoscaling is None:
-        return replicas
+    if spec.autoscaling is None or (spec.autoscaling.mode == "External" and spec.replicas is not None):
+        return replicas  # an autoscaler has bounds of its own: held to others, it would see that it is not obeyed
     return max(spec.autoscaling.min_replicas, min(replicas, spec.autoscaling.max_replicas))

@@ -7,7 +7,7 @@ a waiting job wakes nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from kubegym_operator.api.reasons import Reason, Type
@@ -86,6 +86,22 @@ def loads_of_server(
         if wants_environments(job) and key in servers_of_job(job, _of_namespace(environments, namespace_of(job)))
     ]
     return tuple(sorted(map(load_of, wanting), key=lambda load: load.job))
+
+
+def wanted_rollouts(objects: Callable[[str], Iterable[Object]]) -> dict[ServerKey, int]:
+    """How many rollouts the jobs want in flight on each ModelServer now, whoever scales it.
+
+    Args:
+        objects: the objects of one of our kinds, by its name.
+    """
+    of_namespace: dict[str, dict[str, Object]] = {}
+    for environment in objects("GymEnvironment"):
+        of_namespace.setdefault(namespace_of(environment), {})[name_of(environment)] = environment
+    wanted = {(namespace_of(server), name_of(server)): 0 for server in objects("ModelServer")}
+    for job in filter(wants_environments, objects("RolloutJob")):
+        for key in servers_of_job(job, of_namespace.get(namespace_of(job), {})) & wanted.keys():
+            wanted[key] += load_of(job).in_flight
+    return wanted
 
 
 def load_of(job: Object) -> Load:

@@ -166,9 +166,9 @@ class Autoscaling(SpecModel):
     and the operator leaves replicas alone.
     """
     min_replicas: Replicas = 0
-    """Fewest replicas while a job refers to the server."""
+    """Fewest replicas while a job refers to the server. With `External`, the first number, at least 1, and no bound."""
     max_replicas: Annotated[int, Field(ge=1, le=10_000)] = 1
-    """Most replicas; it must not be below minReplicas."""
+    """Most replicas; it must not be below minReplicas. With `External` the autoscaler's own bound counts."""
     rollouts_per_replica: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """With `Demand`: rollouts in flight for which one replica is enough. Left out, the engine's `max-num-seqs`, 256
     where vLLM's arguments do not say.

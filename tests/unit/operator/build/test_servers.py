@@ -19,6 +19,7 @@ from testbed.rendered import Object, containers, pod_templates, with_identity
 CONTEXT = BuildContext()
 POLICY = {"policy": {"endpoint": {"baseUrl": "https://models.example.com/v1", "model": "m"}}}
 HUB = {"uri": "hf://org/model", "revision": "abc"}
+EXTERNAL = {"mode": "External", "minReplicas": 2, "maxReplicas": 4}
 
 
 def server(**spec: Any) -> ModelServer:
@@ -254,6 +255,9 @@ def test_inline_servers_inherit_rest_and_leave_replicas_to_scale() -> None:
         ({"engine": "embedded", "replicas": 0}, {"m": 0}),
         ({"engine": "embedded", "replicas": 9, "autoscaling": {"maxReplicas": 4}}, {"m": 4}),
         ({"engine": "embedded", "autoscaling": {"minReplicas": 2, "maxReplicas": 4}}, {"m": 2}),
+        ({"engine": "embedded", "replicas": 0, "autoscaling": EXTERNAL}, {"m": 0}),
+        ({"engine": "embedded", "replicas": 9, "autoscaling": EXTERNAL}, {"m": 9}),
+        ({"engine": "embedded", "autoscaling": EXTERNAL}, {"m": 2}),
         ({"source": HUB, "parallelism": {"tensor": 2, "nodes": 2}, "replicas": 3}, {"m-group": 3}),
     ],
 )

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubegym.core.spec.model import Autoscaling, ModelServerSpec
+from kubegym_operator.plan.demand import wanted_rollouts
 from kubegym_operator.plan.replicas import WINDOW, Held, follow, needed, room
 from kubegym_operator.plan.snapshot import Load
-from kubegym_operator.reconcile.watched import MODEL_SERVER, ROLLOUT_JOB
+from kubegym_operator.reconcile.watched import MODEL_SERVER, OWN, ROLLOUT_JOB
 from testbed.operator_manifests import environment, rollout_job
 from testbed.operator_world import DEPLOYMENT, NAMESPACE, World
 
@@ -97,6 +98,12 @@ async def replicas(world: World) -> int:
     return status["desiredReplicas"]
 
 
+def wanted(world: World) -> int:
+    """Rollouts wanted of the server, as the metrics tell."""
+    kinds = {kind.kind: kind for kind in OWN}
+    return wanted_rollouts(lambda kind: world.cache.list(kinds[kind]))[NAMESPACE, "math-policy"]
+
+
 async def test_a_run_wakes_as_many_as_it_needs_and_gives_them_back() -> None:
     world = World()
     await world.apply(environment(models={"policy": {"server": SERVER}}))
@@ -105,6 +112,7 @@ async def test_a_run_wakes_as_many_as_it_needs_and_gives_them_back() -> None:
     await world.apply(rollout_job(parallelism=4, concurrency=32))
     await world.live()
     assert await replicas(world) == 4, "before a worker asks"
+    assert wanted(world) == 4 * 32
 
     rollouts = {"expected": 1000, "scored": 960, "unscored": 0, "failed": 0}
     await world.set_status(ROLLOUT_JOB, "run", {"rollouts": rollouts})
@@ -112,11 +120,13 @@ async def test_a_run_wakes_as_many_as_it_needs_and_gives_them_back() -> None:
     assert await replicas(world) == 4, "its tail needs two, but not for long yet"
     await world.pass_time(WINDOW + 5)
     assert await replicas(world) == 2
+    assert wanted(world) == 40
 
     await world.edit(ROLLOUT_JOB, "run", {"suspend": True})
     await world.pass_time(WINDOW + 5)
     await world.pass_time(WINDOW + 5)
     assert await replicas(world) == 1
+    assert wanted(world) == 0
     await world.pass_time(700)
     assert await replicas(world) == 0, "idle"
 

@@ -36,7 +36,7 @@ def test_objects_show_their_conditions_and_progress() -> None:
         rewardMean="0.93",
     )
     objects = {"RolloutJob": [job], "GymEnvironment": [obj("GymEnvironment", **serving("True"))], "ModelServer": []}
-    metrics.registry.register(ObjectsCollector(lambda kind: objects[kind]))
+    metrics.registry.register(ObjectsCollector(lambda kind: objects[kind], lambda: {("team", "one"): 32}))
     shown = text(metrics)
     for line in (
         'kubegym_environment_condition{name="one",namespace="team",type="Serving"} 1.0',
@@ -46,8 +46,9 @@ def test_objects_show_their_conditions_and_progress() -> None:
         'kubegym_rolloutjob_reward_mean{name="one",namespace="team"} 0.93',
         "kubegym_environments 1.0",
         "kubegym_modelservers 0.0",
+        'kubegym_modelserver_wanted_rollouts{name="one",namespace="team"} 32.0',
     ):
-        assert line in shown
+        assert shown.splitlines().count(line) == 1, line
 
 
 def test_the_queue_and_requests_are_shown() -> None:
