@@ -16,7 +16,7 @@ from kubegym.model.weights.canary import distance
 from kubegym.model.weights.making import make_canary
 from testbed.adapters import RANK, adapter
 from testbed.build import CannotBuild
-from testbed.forward import log_probs
+from testbed.forward import log_probs, tensors, write_tensors
 from testbed.updated_replicas import Load, Orders, answers_of, controlled
 from testbed.vllm_server import vllm_servers
 
@@ -28,6 +28,8 @@ CALLERS = 16
 @contextmanager
 def engines(first: Path, count: int, *beside: Path, arguments: Sequence[str] = ()) -> Iterator[list[str]]:
     """Several vLLMs with their control routes, which see the folders ``beside``, too."""
+    for folder in beside:
+        folder.chmod(0o755)  # they run as nobody
     with ExitStack() as stack:
         try:
             control = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1"}
@@ -93,6 +95,9 @@ def tied(folder: Path, weights: Path) -> Path:
     shutil.copytree(weights, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    arrays = tensors(folder / "model.safetensors")
+    assert (arrays.pop("lm_head.weight") == arrays["model.embed_tokens.weight"]).all()
+    write_tensors(folder / "model.safetensors", arrays)
     return folder
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kubegym.model.weights import CANARY_FILE
-from testbed.forward import Array, canary_of, tensors
+from testbed.forward import Array, canary_of, tensors, write_tensors
 
 RANK = 8
 _TARGETS = ("q_proj", "v_proj", "o_proj")
@@ -34,9 +33,9 @@ def adapter(folder: Path, base: Path, seed: int) -> Path:
         parts |= {f"base_model.model.{module}.lora_A.weight": down, f"base_model.model.{module}.lora_B.weight": up}
     whole = folder.with_name(f"{folder.name}-added-in")
     shutil.copytree(base, whole)
-    _write(whole / "model.safetensors", summed)
+    write_tensors(whole / "model.safetensors", summed)
     folder.mkdir()
-    _write(folder / "adapter_model.safetensors", parts)
+    write_tensors(folder / "adapter_model.safetensors", parts)
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": RANK, "lora_dropout": 0.0}
     (folder / "adapter_config.json").write_text(
         json.dumps({**config, "bias": "none", "target_modules": _TARGETS, "base_model_name_or_path": base.name})
@@ -45,13 +44,3 @@ def adapter(folder: Path, base: Path, seed: int) -> Path:
     for one in (folder, whole):
         (one / CANARY_FILE).write_text(canary)
     return whole
-
-
-def _write(path: Path, arrays: Mapping[str, Array]) -> None:
-    """A safetensors file."""
-    header, place = {}, 0
-    for name, array in arrays.items():
-        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (place, place + array.nbytes)}
-        place += array.nbytes
-    head = json.dumps(header).encode()
-    path.write_bytes(b"".join((len(head).to_bytes(8, "little"), head, *(one.tobytes() for one in arrays.values()))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,16 @@ def tensors(path: Path) -> dict[str, Array]:
             first, last = (8 + length + offset for offset in entry["data_offsets"])
             found[name] = np.frombuffer(data[first:last], np.float32).reshape(entry["shape"]).copy()
     return found
+
+
+def write_tensors(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write a safetensors file."""
+    header, place = {}, 0
+    for name, array in arrays.items():
+        header[name] = {"dtype": "F32", "shape": array.shape, "data_offsets": (place, place + array.nbytes)}
+        place += array.nbytes
+    head = json.dumps(header).encode()
+    path.write_bytes(b"".join((len(head).to_bytes(8, "little"), head, *(one.tobytes() for one in arrays.values()))))
 
 
 def log_probs(folder: Path, token_ids: Sequence[int]) -> list[float]:

@@ -84,6 +84,10 @@ class WeightsEngine(Protocol):
         """The log-prob of each token of each sequence but the first. Raises WeightsError."""
         ...
 
+    async def alone(self) -> bool:
+        """Whether nobody else may be at work while it is asked. Raises WeightsError."""
+        ...
+
     async def give_up(self) -> None:
         """End what is at work, as far as the engine can; called again and again until nothing is."""
         ...
@@ -102,6 +106,8 @@ class VllmWeights:
         self.kept: KeptCalls | None = KeptCalls()
         self._client = client
         self._first: str | None = None
+        self._alone: bool | None = None
+        self._asking = asyncio.Lock()
 
     async def label(self) -> str | None:
         """See ``WeightsEngine``: vLLM keeps it, and loses it with its weights when it starts anew."""
@@ -130,6 +136,9 @@ class VllmWeights:
                 if error.reason == "WeightsUnsupported":
                     raise WeightsError(why, reason="WeightsUnsupported") from None
                 raise
+            if await self.alone():
+                why = "onUpdate Continue: an engine that takes adapters is asked its canary alone: Finish or Abort"
+                raise WeightsError(why, reason="WeightsUnsupported")
         self._client.kept = self.kept if on else None
 
     async def load(self, folder: Path | None, label: str, *, keep: bool = False) -> None:
@@ -166,11 +175,26 @@ class VllmWeights:
     async def ask(self, sequences: Sequence[Sequence[int]], adapter: str | None = None) -> list[list[float]]:
         """See ``WeightsEngine``. Such questions are computed anew: vLLM does not take them from its prefix cache."""
         answers = []
-        for ids in sequences:
-            body = {"model": adapter or self._client.model, "prompt": list(ids), "max_tokens": 1}
-            told = await self._order("v1/completions", {**body, "temperature": 0, "prompt_logprobs": 0}, ASK_SECONDS)
-            answers.append(_prompt_log_probs(told, ids))
+        async with self._asking:
+            for ids in sequences:
+                body = {"model": adapter or self._client.model, "prompt": list(ids), "max_tokens": 1}
+                body |= {"temperature": 0, "prompt_logprobs": 0}
+                answers.append(_prompt_log_probs(await self._order("v1/completions", body, ASK_SECONDS), ids))
         return answers
+
+    async def alone(self) -> bool:
+        """See ``WeightsEngine``.
+
+        vLLM 0.32 for CPUs ends where a prompt's log-probs are asked beside another call, if it takes adapters: its
+        ``add_lora_logits`` gets a row for each token, and an adapter for each call.
+        """
+        if self._alone is None:
+            try:
+                reply = await self._client.get_beside("openapi.json", _BESIDE_SECONDS)
+            except ModelError as error:
+                raise WeightsError(error.message, reason="EngineUnavailable") from None
+            self._alone = b'"/v1/load_lora_adapter"' in reply.body
+        return self._alone
 
     async def give_up(self) -> None:
         """See ``WeightsEngine``."""
@@ -294,6 +318,10 @@ class EmbeddedWeights:
             return [await self._engine.log_probs(list(ids), ASK_SECONDS) for ids in sequences]
         except ModelError as error:
             raise WeightsError(error.message) from None
+
+    async def alone(self) -> bool:
+        """See ``WeightsEngine``."""
+        return False
 
     async def give_up(self) -> None:
         """See ``WeightsEngine``: its answers are short, and end by themselves."""

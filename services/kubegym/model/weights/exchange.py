@@ -21,14 +21,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-
-from pydantic import ValidationError
 
 from kubegym.core.spec.model import Weights
 from kubegym.model.holds import Holds
@@ -39,8 +36,10 @@ from kubegym.model.weights.checkpoint import Kind
 from kubegym.model.weights.engines import WeightsEngine
 from kubegym.model.weights.errors import WeightsError
 from kubegym.model.weights.places import Places
+from kubegym.model.weights.served import Served, Start, read_announced
 
 UPDATING: Final = "weights"
+_ASKED: Final = "canary"
 LOOK_SECONDS: Final = 2.0
 """Between two looks at what the engine has; an engine that starts anew takes longer than that."""
 FINISH_SECONDS: Final = 3600.0
@@ -49,47 +48,11 @@ RETRY_SECONDS: Final = 10.0
 """Until a new replica tries again to get the weights it shall begin with."""
 GIVE_UP_SECONDS: Final = 60.0
 """The longest that calls that are given up may take to end."""
+_ALONE_SECONDS: Final = 60.0
 _GIVE_UP_EVERY: Final = 0.2
 _LOOK_AT_OTHERS: Final = 0.02
 
 log = logging.getLogger("kubegym.model")
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """What a replica begins with.
-
-    Attributes:
-        version: of the weights that the engine starts with, where they have one.
-        folder: where they lie, for their canary; None: not known.
-        announced: a file that says what is to be served: ``{"wanted": Weights, "good": Weights | null}``. Read once,
-            at the start; missing or empty: nothing was announced.
-    """
-
-    version: int | None = None
-    folder: Path | None = None
-    announced: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """Weights that an engine was given.
-
-    Attributes:
-        version: that rows carry.
-        folder: of full weights; None: the engine's first ones.
-        label: what the engine calls them.
-        adapter: the name of an adapter over its first ones.
-        canary: what they answer; None: not known.
-        adapter_folder: where the adapter lies.
-    """
-
-    version: int | None = None
-    folder: Path | None = None
-    label: str = ""
-    adapter: str | None = None
-    canary: Canary | None = None
-    adapter_folder: Path | None = None
 
 
 @dataclass(slots=True)
@@ -121,7 +84,7 @@ class Exchange:
         holds: Holds,
         queue: FairQueue,
         places: Places,
-        start: Start = Start(),
+        start: Start,
         *,
         look_seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -147,9 +110,12 @@ class Exchange:
 
     def begin(self) -> None:
         """From now on the replica serves what was announced, as soon as the engine answers."""
-        announced = _read_announced(self._start.announced)
-        if announced:
+        announced = read_announced(self._start.announced)
+        canary = None if announced else self._own_canary()
+        if announced or canary is not None:
             self._close("the weights have not been proven yet")
+        self._good = replace(self._good, canary=canary)
+        if announced:
             self._serves = False
             self._state = _State("fetching", announced[0].version)
         self._running = asyncio.create_task(self._run(announced), name="weights")
@@ -183,13 +149,38 @@ class Exchange:
         self._wake.set()
 
     async def prove(self) -> float:
-        """Ask the canary of what is served, now; the mean difference. Raises WeightsError."""
+        """Ask the canary of what is served, now; the mean difference.
+
+        Beside the calls at the engine; where it cannot do that it ends them first, and lets nobody in meanwhile.
+
+        Raises:
+            WeightsError: it is not as it should be, or cannot be asked.
+        """
         canary = self._good.canary
         if canary is None:
             raise WeightsError("what is served has no canary", reason="CanaryMissing")
-        if not self._sound or self._state.phase is not None:
-            raise WeightsError("the weights are being exchanged", reason="EngineUnavailable", retryable=True)
-        return canary.judge(await self._engine.ask(canary.sequences, self._good.adapter))
+        async with self._undisturbed(await self._engine.alone()):
+            if not self._sound or self._state.phase is not None:
+                raise WeightsError("the weights are being exchanged", reason="EngineUnavailable", retryable=True)
+            return canary.judge(await self._engine.ask(canary.sequences, self._good.adapter))
+
+    @contextlib.asynccontextmanager
+    async def _undisturbed(self, alone: bool) -> AsyncIterator[None]:
+        """While the block runs nobody else is at the engine, if that matters. Raises WeightsError."""
+        if not alone:
+            yield
+            return
+        self._queue.pause(_ASKED)
+        try:
+            try:
+                async with asyncio.timeout(_ALONE_SECONDS):
+                    await self._queue.idle()
+            except TimeoutError:
+                why = f"calls at the engine have not ended in {_ALONE_SECONDS:.0f} s"
+                raise WeightsError(why, reason="EngineUnavailable", retryable=True) from None
+            yield
+        finally:
+            self._queue.resume(_ASKED)
 
     def told(self) -> dict[str, Any]:
         """What goes on, for ``/state`` and ``/readyz``."""
@@ -229,12 +220,13 @@ class Exchange:
         """Serve what was announced before this replica came; the last good where that does not prove."""
         if not announced:
             if self._good.version is None and (label := await self._engine.label()):
-                self._good = Served(int(label), label=label)  # a process of ours before this one gave it to the engine
-            self._good = replace(self._good, canary=self._own_canary())
+                # A process of ours before this one gave it to the engine.
+                self._good = replace(self._good, version=int(label), label=label)
             if self._good.canary is not None and self._good.label == "":
                 await self._prove_first()
             if self._serves:
                 self._known(self._good)
+                self._open()
             return
         while self._next is None:
             failed: list[WeightsError] = []
@@ -451,19 +443,3 @@ class Exchange:
         self._state.phase = None
         self._holds.lift(UPDATING)
         self._queue.resume(UPDATING)
-
-
-def _read_announced(path: Path | None) -> list[Weights]:
-    """What is wanted, then what was good; empty: nothing was announced."""
-    try:
-        raw = json.loads(path.read_bytes()) if path is not None else {}
-    except (OSError, ValueError):
-        return []
-    found = []
-    for name in ("wanted", "good"):
-        if isinstance(raw, dict) and raw.get(name):
-            try:
-                found.append(Weights.model_validate(raw[name]))
-            except ValidationError as error:
-                log.error("weights: %s says %s, which is none: %s", path, name, error)
-    return found
