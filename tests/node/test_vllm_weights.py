@@ -86,7 +86,9 @@ async def exchanged_badly(orders: Orders, control: str, folder: Path) -> dict[st
     for version, path in enumerate((empty, cut, another), start=3):
         state = await orders.exchange(control, path, version)
         assert (state["policyVersion"], state["ready"]) == (2, True), state
-        reasons[path.name] = state["weights"]["failure"]["reason"]
+        failure = state["weights"]["failure"]
+        reasons[path.name] = failure["reason"]
+    assert "log-probs are others" in failure["message"], "the last one is whole, and loads"
     return reasons
 
 
@@ -111,7 +113,9 @@ async def test_a_tied_head_that_keeps_old_weights_serves_nobody(tmp_path: Path) 
             async with Load(servers, answers, 4) as load:
                 await load.until(1, 20)
                 state = await orders.exchange(control, second, 2)
-                assert state["weights"]["failure"]["reason"] == "WeightsCorrupt", "vLLM said 200"
+                failure = state["weights"]["failure"]
+                assert failure["reason"] == "WeightsCorrupt"
+                assert "log-probs are others" in failure["message"], "vLLM said 200"
                 assert (state["policyVersion"], state["ready"]) == (1, True)
                 await load.until(1, load.seen.answered[1] + 20)
             assert not load.seen.failed
@@ -139,7 +143,9 @@ async def test_adapters_take_turns_under_load_and_a_stale_one_serves_nobody(tmp_
                     assert (state["policyVersion"], state["weights"]["failure"]) == (version, None)
                     await load.until(version, 40)
                 state = await orders.exchange(control, stale, 4, kind="Adapter")
-                assert state["weights"]["failure"]["reason"] == "WeightsCorrupt"
+                failure = state["weights"]["failure"]
+                assert failure["reason"] == "WeightsCorrupt"
+                assert "log-probs are others" in failure["message"]
                 assert (state["policyVersion"], state["ready"]) == (3, True)
                 await load.until(3, load.seen.answered[3] + 40)
             print(f"\n{load.seen.answered} answered, {len(load.seen.failed)} failed, {len(load.seen.wrong)} wrong")

@@ -21,6 +21,7 @@ from testbed.checkpoints import checkpoint
 from testbed.models import QUESTION, Caller, events
 from testbed.pods import eventually
 from testbed.served import serving
+from testbed.tcp_relay import Relay
 
 pytestmark = pytest.mark.contract
 
@@ -110,6 +111,27 @@ async def updated(
             yield caller
         finally:
             await http.close()
+    await engine.close()
+
+
+async def test_nobody_is_served_before_what_the_engine_began_with_has_proven(tmp_path: Path) -> None:
+    engine = await serve_simulated(SimulatedConfig(model="policy", weights=str(checkpoint(tmp_path / "first"))))
+    address = Url(engine.url).origin
+    relay = Relay(address.host, address.port)
+    relay.gate.let(0)
+    options: dict[str, Any] = {"model": "policy", "probe": False, "weights": (Places(), Start(1, tmp_path / "first"))}
+    async with serving(ModelServer([f"http://127.0.0.1:{relay.port}/v1"], **options)) as url:
+        model = Updated(HttpClient(), url)
+        asked = asyncio.ensure_future(model.served())
+        reply = await model.get("/readyz")
+        assert (reply.status, json.loads(reply.body)["status"]) == (503, "the weights have not been proven yet")
+        assert not asked.done()
+        relay.gate.let(None)
+        async with asyncio.timeout(WAIT):
+            assert await asked == ("first", "1")
+        assert (await model.get("/readyz")).status == 200
+        await model.http.close()
+    await asyncio.to_thread(relay.close)
     await engine.close()
 
 
