@@ -173,6 +173,7 @@ def test_keda_scales_it_to_zero_and_back(desk: Desk, tmp_path: Path) -> None:
 
             desk.apply(environment(models={"policy": {"serverRef": {"name": name}}}), rollout_job())
             scaled.to(1)  # the run wakes it: without a pod nobody knows of calls
+            desk.until("RolloutJob", "run", "Progressing", "True", "Collecting")
             calls.total = 3.5 * per_replica
             scaled.to(4)
             quiet(desk)
