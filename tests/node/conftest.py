@@ -36,7 +36,8 @@ def cluster() -> Iterator[KindCluster]:
         yield kind.up(NAME)
     finally:
         kind.down(NAME)
-    assert kind_machine.traces() == before, "the cluster has left something on the machine"
+    left = kind_machine.left_since(before)
+    assert not left, f"the cluster has left something on the machine: {left}"
 
 
 @pytest.fixture

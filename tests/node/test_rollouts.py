@@ -10,7 +10,19 @@ import pytest
 from testbed.k8s.process import until
 from testbed.kind import NAMESPACE, KindCluster
 from testbed.kind_results import results
-from testbed.kind_runs import DONE_SECONDS, SAMPLES, applied, finished, greedy, output, rewards, sample, workers
+from testbed.kind_runs import (
+    ARITHMETIC,
+    DONE_SECONDS,
+    SAMPLES,
+    applied,
+    failure,
+    finished,
+    greedy,
+    output,
+    rewards,
+    sample,
+    workers,
+)
 
 AT_ONCE = [SAMPLES[start : start + 2] for start in range(0, len(SAMPLES), 2)]
 """Two at a time: what takes long is to start their pods, and more do not fit a node of two cores."""
@@ -45,6 +57,19 @@ def test_every_placement_gives_the_rows_of_the_sample(cluster: KindCluster, agen
     with applied(cluster, greedy("alike", agent, resources)):
         finished(cluster, "alike")
         assert rewards(cluster, "alike") == expected
+
+
+def test_a_model_that_cannot_do_what_rows_need_fails_the_job_with_that_reason(cluster: KindCluster) -> None:
+    """Its agents are pods of their own: the worker asks what they would ask, and plans nothing."""
+    environment, job = sample(ARITHMETIC.parent / "haystack")
+    environment["spec"]["models"]["policy"] = {"server": {"engine": "embedded"}}
+    for part in ("agent", "resources"):
+        environment["spec"][part]["placement"] = "Service"
+    with applied(cluster, [environment, job]):
+        told = failure(cluster, job["metadata"]["name"])
+        assert told["Failed"]["reason"] == "ModelUnsuitable"
+        assert "has 512" in told["Failed"]["message"]
+        assert told["PlanCommitted"]["status"] == "False"
 
 
 def test_a_run_outlives_its_workers(cluster: KindCluster) -> None:

@@ -110,7 +110,7 @@ def _write_wrapper(go: str, component: Component, wrapper: Path) -> None:
         published = component.version.replace("1", "0", 1)
         for staged in sorted(set(re.findall(r"^\s*(k8s\.io/[a-z0-9-]+) v0\.0\.0(?:\s|$)", required, re.MULTILINE))):
             lines.append(f"replace {staged} => {staged} v{published}")
-    if component.added or component.replaced:
+    if component.changed:
         _copy_changed(Path(_fetch(go, component.module, component.version)["Dir"]), component, wrapper / "source")
         lines.append(f"replace {component.module} => ./source")
         # Of its dependencies: the checksum database does not know all of them, the verified module does.
@@ -122,6 +122,12 @@ def _copy_changed(module: Path, component: Component, target: Path) -> None:
     shutil.copytree(module, target, copy_function=shutil.copyfile)  # without the modes: the module cache is read-only
     for folder in [target, *(path for path in target.rglob("*") if path.is_dir())]:
         folder.chmod(0o755)
+    for pattern in component.left_out:
+        files = list(target.glob(pattern))
+        if not files:
+            raise CannotBuild(f"{component.module} v{component.version} has no {pattern}, which was to be left out")
+        for file in files:
+            file.unlink()
     for name, place in component.added:
         shutil.copyfile(HERE / name, target / place)
     for replacement in component.replaced:

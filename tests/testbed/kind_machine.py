@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 from testbed.images_engine import Engine
@@ -88,6 +89,19 @@ def traces() -> dict[str, object]:
         "processes": sorted(name for name in map(_program, Path("/proc").glob("[0-9]*")) if name in _PROGRAMS),
         "modules": _MODULES.exists(),
     }
+
+
+def left_since(before: dict[str, object]) -> dict[str, object]:
+    """What is there now and was not, or is otherwise. What went away, such as an earlier container, is no trace."""
+    found: dict[str, object] = {}
+    for name, now in traces().items():
+        then = before[name]
+        if isinstance(now, list) and isinstance(then, list):
+            more = [*(Counter(now) - Counter(then)).elements()]
+            found |= {name: more} if more else {}
+        elif now != then:
+            found[name] = now
+    return found
 
 
 _PROGRAMS = ("conmon", "containerd", "containerd-shim", "kubelet", "kube-proxy")

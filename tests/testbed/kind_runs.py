@@ -65,6 +65,20 @@ def finished(cluster: KindCluster, job: str) -> Object:
     return status
 
 
+def failure(cluster: KindCluster, job: str) -> Object:
+    """Wait until a job has failed; the conditions of its status, by type."""
+    found: Object = {}
+
+    def failed() -> bool:
+        status = (cluster.api.get(API, "RolloutJob", job, NAMESPACE) or {}).get("status") or {}
+        found.update({each["type"]: each for each in status.get("conditions", [])})
+        assert found.get("Complete", {}).get("status") != "True", f"{job} is Complete"
+        return bool(found.get("Failed", {}).get("status") == "True")
+
+    until(failed, f"{job} has failed", seconds=DONE_SECONDS)
+    return found
+
+
 def greedy(name: str, agent: str, resources: str, *, rollouts: int = 1, **spec: object) -> list[Object]:
     """The sample with each part where it is told, and a job ``name`` without chance in its answers."""
     environment, job = sample()

@@ -42,6 +42,10 @@ class Desk:
         """An object, or None."""
         return self.cluster.api.get(version, kind, name, self.namespace)
 
+    def objects(self, kind: str) -> list[Object]:
+        """The objects of one of our kinds."""
+        return self.cluster.api.list(API, kind, self.namespace)
+
     def job(self, name: str) -> Object | None:
         """A Job, or None."""
         return self.get("Job", name, "batch/v1")

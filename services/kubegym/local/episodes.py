@@ -281,7 +281,8 @@ def load_or_stand_in(entry: Entry) -> LoadedEnvironment:
         except EnvironmentNotFound:
             if not entry.served:
                 raise
-    cls = type("Elsewhere", (_Elsewhere,), {"version": entry.version or Environment.version})
+    says = {"version": entry.version or Environment.version, "images": entry.images}
+    cls = type("Elsewhere", (_Elsewhere,), says)
     name = entry.environment.replace("-", "_")  # as a folder is called
     return LoadedEnvironment(cls, name, None, entry.image or "elsewhere")
 

@@ -101,6 +101,7 @@ class Entry:
         resources_urls: replicas of the resources server that holds the sessions; none: this process holds them.
         image: where the environment's code is, if that is not here; it is then served from there.
         version: of such an environment.
+        images: whether it says that it has some.
     """
 
     name: str
@@ -124,6 +125,7 @@ class Entry:
     resources_urls: tuple[str, ...] = ()
     image: str | None = None
     version: str | None = None
+    images: bool = False
 
     @property
     def served(self) -> bool:

@@ -73,6 +73,7 @@ def _entry(run: FrozenRun, item: EnvironmentEntry, settings: PodSettings, rows: 
         resources_urls=() if frozen.agent else frozen.resources,
         image=manifest.spec.resources.image if served else None,
         version=manifest.version,
+        images="multi-modal" in manifest.traits.get("rollout-structure", ()),
     )
 
 

@@ -1,23 +1,33 @@
-"""``autoscaling.mode: External``: the real HorizontalPodAutoscaler scales a ModelServer, and the operator lets it."""
+"""``autoscaling.mode: External``: the real autoscalers scale a ModelServer, and the operator lets them.
+
+They are Kubernetes' HorizontalPodAutoscaler and KEDA, with the manifests that the page shows.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from testbed.build import CannotBuild, module_folder
+from kubegym_operator.metrics import ObjectsCollector
+from kubegym_operator.plan.demand import wanted_rollouts
+from testbed.build import CannotBuild
 from testbed.k8s.api import Object
-from testbed.k8s.cluster import KubectlFailed
 from testbed.k8s.external_metrics import external_metrics
+from testbed.k8s.keda import keda
 from testbed.k8s.process import until
 from testbed.operator_desk import ROOT, Desk, quiet
-from testbed.operator_manifests import API
+from testbed.operator_manifests import API, environment, rollout_job
+from testbed.prometheus import prometheus
 from testbed.required import unavailable
 
+KEDA_API = "keda.sh/v1alpha1"
 PAGE = ROOT / "docs" / "how-to" / "serve-models.md"
 
 
@@ -39,6 +49,79 @@ def server(name: str) -> Object:
     }
 
 
+class Scaled:
+    """A server that others scale, as everybody sees it."""
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self._desk = desk
+        self._name = name
+
+    def replicas(self) -> tuple[Any, Any, Any]:
+        """Those that the scaler wrote, those of the Deployment, and those that are ready."""
+        wanted = (self._desk.get("ModelServer", self._name) or {}).get("spec", {}).get("replicas")
+        pods = (self._desk.deployment(self._name) or {}).get("spec", {}).get("replicas")
+        return wanted, pods, self._desk.status("ModelServer", self._name).get("readyReplicas")
+
+    def autoscaler(self) -> Object | None:
+        """The HorizontalPodAutoscaler."""
+        found = self._desk.cluster.api.list("autoscaling/v2", "HorizontalPodAutoscaler", self._desk.namespace)
+        return found[0] if found else None
+
+    def to(self, count: int) -> None:
+        """Wait for a number of replicas."""
+        try:
+            until(lambda: self.replicas() == (count, count, count), f"{count} replicas")
+        except TimeoutError as error:
+            said = (self.autoscaler() or {}).get("status")
+            raise TimeoutError(f"{error}, but {self.replicas()}; the autoscaler says {said}") from None
+
+    def written_by_operator(self) -> int:
+        """How often the operator wrote the spec, or the scale."""
+        writes = [write for write in self._desk.writes() if "modelservers" in write]
+        return sum(not write.endswith("/status") for write in writes)
+
+
+class Calls(Collector):
+    """What the model servers of the pods there are export: their engines' calls.
+
+    Attributes:
+        total: over all of them.
+    """
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self.total = 0.0
+        self._desk = desk
+        self._labels = f"kubegym.dev/modelserver-name={name}"
+
+    def collect(self) -> Iterator[Metric]:
+        """At a scrape."""
+        pods = [pod["metadata"]["name"] for pod in self._desk.cluster.pods.list(self._desk.namespace, self._labels)]
+        for name, share in {"vllm:num_requests_running": 0.75, "vllm:num_requests_waiting": 0.25}.items():
+            family = GaugeMetricFamily(name, "Calls", labels=["namespace", "pod"])
+            for pod in pods:
+                family.add_metric([self._desk.namespace, pod], share * self.total / len(pods))
+            yield family
+
+
+def hurried(example: Object, url: str, namespace: str) -> Object:
+    """The example in another namespace and with another Prometheus, without its long times."""
+    spec = {**example["spec"], "pollingInterval": 1, "cooldownPeriod": 1}
+    behavior = {"scaleDown": {"stabilizationWindowSeconds": 0}}
+    spec["advanced"] = {"horizontalPodAutoscalerConfig": {"behavior": behavior}}
+    spec["triggers"] = [
+        trigger
+        | {
+            "metadata": {
+                **trigger["metadata"],
+                "serverAddress": url,
+                "query": trigger["metadata"]["query"].replace('namespace="rl"', f'namespace="{namespace}"'),
+            }
+        }
+        for trigger in example["spec"]["triggers"]
+    ]
+    return {**example, "spec": spec}
+
+
 def test_the_horizontal_pod_autoscaler_scales_it(desk: Desk, tmp_path: Path) -> None:
     autoscaler = documented("HorizontalPodAutoscaler")
     autoscaler["spec"]["behavior"] = {"scaleDown": {"stabilizationWindowSeconds": 0}}
@@ -47,19 +130,7 @@ def test_the_horizontal_pod_autoscaler_scales_it(desk: Desk, tmp_path: Path) -> 
     per_replica = float(metric["target"]["averageValue"])
     place = (desk.namespace, metric["metric"]["name"])
 
-    def replicas() -> tuple[Any, Any, Any]:
-        wanted = (desk.get("ModelServer", name) or {}).get("spec", {}).get("replicas")
-        pods = (desk.deployment(name) or {}).get("spec", {}).get("replicas")
-        return wanted, pods, desk.status("ModelServer", name).get("readyReplicas")
-
-    def autoscaled() -> Any:
-        return (desk.get("HorizontalPodAutoscaler", autoscaler["metadata"]["name"], "autoscaling/v2") or {})["status"]
-
-    def await_replicas(count: int) -> None:
-        try:
-            until(lambda: replicas() == (count, count, count), f"{count} replicas")
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}, but {replicas()}; the autoscaler says {autoscaled()}") from None
+    scaled = Scaled(desk, name)
 
     with external_metrics(desk.cluster.plane, tmp_path) as metrics:
         metrics.values[place] = per_replica
@@ -67,34 +138,64 @@ def test_the_horizontal_pod_autoscaler_scales_it(desk: Desk, tmp_path: Path) -> 
         desk.until("ModelServer", name, "Ready", "True", "Available")
         desk.apply(autoscaler)
         metrics.values[place] = 3.5 * per_replica
-        await_replicas(4)
+        scaled.to(4)
         quiet(desk)
         desk.apply(server(name))  # as GitOps does again and again: without `replicas`
         quiet(desk)
-        assert replicas() == (4, 4, 4)
+        assert scaled.replicas() == (4, 4, 4)
         desk.operator.stop()
         desk.operator.start()
         quiet(desk)
-        assert replicas() == (4, 4, 4), "another operator leaves it, too"
+        assert scaled.replicas() == (4, 4, 4), "another operator leaves it, too"
         metrics.values[place] = 0.0
-        await_replicas(1)
-        assert autoscaled()["desiredReplicas"] == 1
-    specs = [write for write in desk.writes() if "modelservers" in write and not write.endswith("/status")]
-    assert not [write for write in specs if "scale" in write], specs
+        scaled.to(1)
+        assert (scaled.autoscaler() or {})["status"]["desiredReplicas"] == 1
+    assert scaled.written_by_operator() == 1, "the first number, and none after it"
 
 
-def test_keda_takes_the_example(desk: Desk) -> None:
-    """Against KEDA's own definition, on the API server; its operator takes minutes to build and does not run here."""
+def test_keda_scales_it_to_zero_and_back(desk: Desk, tmp_path: Path) -> None:
+    """The example as it is shown, over the real Prometheus; only its times are shorter."""
+    example = documented("ScaledObject")
+    name = example["spec"]["scaleTargetRef"]["name"]
+    per_replica = float(example["spec"]["triggers"][0]["metadata"]["threshold"])
+    scaled = Scaled(desk, name)
+    calls = Calls(desk, name)
+    registry = CollectorRegistry()
+    registry.register(calls)
+    registry.register(ObjectsCollector(desk.objects, lambda: wanted_rollouts(desk.objects)))
     try:
-        folder = module_folder("keda") / "config" / "crd" / "bases"
+        with prometheus(registry, tmp_path / "prometheus") as url, keda(desk.cluster, tmp_path / "keda"):
+            desk.apply(server(name))
+            desk.until("ModelServer", name, "Ready", "True", "Available")
+            desk.apply(hurried(example, url, desk.namespace))
+            scaled.to(0)
+            desk.until("ModelServer", name, "Ready", "True", "NoReplicas")
+
+            desk.apply(environment(models={"policy": {"serverRef": {"name": name}}}), rollout_job())
+            scaled.to(1)  # the run wakes it: without a pod nobody knows of calls
+            desk.until("RolloutJob", "run", "Progressing", "True", "Collecting")
+            calls.total = 3.5 * per_replica
+            scaled.to(4)
+            quiet(desk)
+            desk.apply(server(name))  # as GitOps does again and again: without `replicas`
+            desk.operator.stop()
+            desk.operator.start()
+            quiet(desk)
+            assert scaled.replicas() == (4, 4, 4), "another operator leaves it, too"
+            calls.total = 0.0
+            scaled.to(1)  # the run is not finished
+            desk.cluster.api.delete(API, "RolloutJob", "run", desk.namespace)
+            scaled.to(0)
+            desk.apply(rollout_job())
+            scaled.to(1)
+            assert scaled.written_by_operator() == 1, "the first number, and none after it"
+
+            desk.cluster.api.delete(KEDA_API, "ScaledObject", name, desk.namespace)
+            until(lambda: scaled.autoscaler() is None, "KEDA takes its autoscaler along")
+            assert scaled.replicas() == (1, 1, 1)
     except CannotBuild as error:
         unavailable(str(error))
-    definition = str(folder / "keda.sh_scaledobjects.yaml")
-    desk.cluster.kubectl("apply", "--server-side", "-f", definition)
-    desk.cluster.kubectl("wait", "--for=condition=Established", "crd/scaledobjects.keda.sh")
-    example = documented("ScaledObject")
-    apply = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
-    desk.cluster.kubectl(*apply, namespace=desk.namespace, stdin=yaml.safe_dump(example))
-    example["spec"]["triggers"] = "none"
-    with pytest.raises(KubectlFailed, match="triggers"):
-        desk.cluster.kubectl(*apply, namespace=desk.namespace, stdin=yaml.safe_dump(example))
+    demand = {"mode": "Demand", "minReplicas": 2, "maxReplicas": 8}
+    desk.edit("ModelServer", name, {"autoscaling": demand})
+    until(lambda: scaled.replicas()[1:] == (2, 2), "the operator scales it again")
+    assert desk.status("ModelServer", name)["demand"]["replicas"] == 2

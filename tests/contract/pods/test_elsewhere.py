@@ -80,6 +80,26 @@ async def test_an_environment_that_only_its_own_image_has(
     assert all("said" in row for row in rows)
 
 
+async def test_images_of_an_environment_that_only_its_own_image_has(
+    cluster: Cluster, prefix: str, tmp_path: Path
+) -> None:
+    """Its manifest says that it has some: its rows have none, so that its tools may show them."""
+    code = tmp_path / "image" / "far_away"
+    code.mkdir(parents=True)
+    (code / "app.py").write_text(ECHO)
+    dataset = cluster.add_rows("far", [{"responses_create_params": {"input": "q"}, "n": 1}])
+    with serve_process("resources", str(code)) as resources, serve_process("model", "--engine", "embedded") as blind:
+        entry = worker_entry(blind)
+        entry["manifest"] = manifest("Worker", image="registry/far-away@sha256:1")
+        entry["manifest"]["metadata"]["annotations"] = {"kubegym.dev/rollout-structure": "multi-step, multi-modal"}
+        entry["endpoints"]["resources"] = [resources]
+        cluster.freeze(prefix, {"far": {**entry, "dataset": dataset}})
+        async with asyncio.timeout(WAIT):
+            assert await ended(await cluster.worker("worker", 0)) == 11, cluster.log("worker")
+    assert cluster.words("worker")["reason"] == "ModelUnsuitable"
+    assert "what its tools answer" in cluster.words("worker")["message"]
+
+
 @pytest.mark.parametrize(("lease", "code", "reason"), [(60.0, 11, "OutputInUse"), (1.5, 0, "Completed")])
 async def test_an_output_that_another_job_holds(
     lease: float, code: int, reason: str, cluster: Cluster, model: str, prefix: str

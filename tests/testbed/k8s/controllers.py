@@ -6,8 +6,6 @@ import base64
 import json
 import os
 import subprocess
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from testbed.build import binary, cache, module_folder
 from testbed.components import COMPONENTS
 from testbed.k8s.api import APPLY, Api, Refused
 from testbed.k8s.pki import Authority
-from testbed.k8s.process import Program, free_ports, until
+from testbed.k8s.process import Program, answers, free_ports, until
 
 # Of what a controller ships; the rest puts it into a pod, and says who may do what.
 _APPLIED = {
@@ -81,7 +79,7 @@ def start_controller(controller: Controller, folder: Path, kubeconfig: Path, aut
     running = Program(controller.name, [program, *flags], folder)
     running.start()
     try:
-        until(lambda: _ready(health), f"{controller.name} is ready", programs=[running])
+        until(lambda: answers(f"http://127.0.0.1:{health}/readyz"), f"{controller.name} is ready", programs=[running])
     except BaseException:
         running.kill()
         raise
@@ -143,11 +141,3 @@ def _served(controller: Controller, api: Api, plurals: set[str]) -> bool:
     except Refused:
         return False
     return plurals <= {resource["name"] for resource in served}
-
-
-def _ready(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed.k8s.control_plane import ControlPlane
-from testbed.k8s.process import until
+from testbed.k8s.process import Program, until
 
 GROUP, VERSION = "external.metrics.k8s.io", "v1beta1"
-_NAMESPACE = "testbed-metrics"
+_SERVICE = "external-metrics"
+_REGISTRATION = "apiregistration.k8s.io/v1"
 
 
 class ExternalMetrics:
@@ -87,20 +88,28 @@ def external_metrics(plane: ControlPlane, folder: Path) -> Iterator[ExternalMetr
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        _register(plane, server.server_address[1])
-        yield metrics
+        with aggregated(plane, "default", server.server_address[1]):
+            yield metrics
     finally:
-        plane.api.delete("apiregistration.k8s.io/v1", "APIService", f"{VERSION}.{GROUP}")
         server.shutdown()
         server.server_close()
         thread.join()
 
 
-def _register(plane: ControlPlane, port: int) -> None:
-    plane.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE}})
+@contextmanager
+def aggregated(plane: ControlPlane, namespace: str, port: int, *, programs: Sequence[Program] = ()) -> Iterator[None]:
+    """While the block runs, ``external.metrics.k8s.io`` is what listens on a port of this machine.
+
+    Args:
+        plane: the control plane that asks it.
+        namespace: an existing one, for the Service that leads there.
+        port: of loopback.
+        programs: what serves it; when one ends nobody waits any longer.
+    """
+    name = f"{VERSION}.{GROUP}"
     service = {"type": "ExternalName", "externalName": "localhost", "ports": [{"port": port}]}
     plane.api.create(
-        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "metrics"}, "spec": service}, _NAMESPACE
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": _SERVICE}, "spec": service}, namespace
     )
     spec = {
         "group": GROUP,
@@ -108,16 +117,18 @@ def _register(plane: ControlPlane, port: int) -> None:
         "groupPriorityMinimum": 100,
         "versionPriority": 100,
         "insecureSkipTLSVerify": True,  # its name would be the Service's
-        "service": {"namespace": _NAMESPACE, "name": "metrics", "port": port},
+        "service": {"namespace": namespace, "name": _SERVICE, "port": port},
     }
-    name = f"{VERSION}.{GROUP}"
-    plane.api.create(
-        {"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": name}, "spec": spec}
-    )
+    plane.api.create({"apiVersion": _REGISTRATION, "kind": "APIService", "metadata": {"name": name}, "spec": spec})
 
     def available() -> bool:
-        found = plane.api.get("apiregistration.k8s.io/v1", "APIService", name) or {}
+        found = plane.api.get(_REGISTRATION, "APIService", name) or {}
         conditions = found.get("status", {}).get("conditions") or ()
         return any(one["type"] == "Available" and one["status"] == "True" for one in conditions)
 
-    until(available, "the aggregated API of the metrics is there")
+    try:
+        until(available, "the aggregated API of the metrics is there", programs=programs)
+        yield
+    finally:
+        plane.api.delete(_REGISTRATION, "APIService", name)
+        plane.api.delete("v1", "Service", _SERVICE, namespace)

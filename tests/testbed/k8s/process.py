@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,6 +109,15 @@ def until(
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:.0f} s still not: {what}")
         time.sleep(_LOOK_SECONDS)
+
+
+def answers(url: str) -> bool:
+    """Whether a URL is answered well."""
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
 
 
 def free_ports(count: int) -> list[int]:

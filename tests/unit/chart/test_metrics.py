@@ -88,7 +88,7 @@ def operator() -> str:
     }
     job = {"metadata": {"namespace": "team", "name": "night"}, "status": status}
     metrics.registry.register(WorkQueueCollector(lambda: WorkQueueFigures(0, 0, 0, 0, 0.0)))
-    metrics.registry.register(ObjectsCollector(lambda kind: [job]))
+    metrics.registry.register(ObjectsCollector(lambda kind: [job], lambda: {("ns", "server"): 32}))
     return generate_latest(metrics.registry).decode()
 
 
