@@ -152,8 +152,9 @@ def claimed(cluster: KindCluster, name: str, folder: Path) -> Iterator[None]:
     cluster.apply(volume)
     cluster.apply(claim, namespace=NAMESPACE)
     yield
-    cluster.kubectl("delete", "persistentvolumeclaim", name, namespace=NAMESPACE)
-    cluster.kubectl("delete", "persistentvolume", name)
+    # Not awaited: pods that take their time to end hold the claim, and it the volume.
+    cluster.kubectl("delete", "persistentvolumeclaim", name, "--wait=false", namespace=NAMESPACE)
+    cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
 
 
 def install_chart(cluster: KindCluster) -> None:

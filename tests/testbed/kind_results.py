@@ -19,10 +19,13 @@ SECRET = "kubegym-output"
 _FORWARDING = re.compile(rb"Forwarding from 127\.0\.0\.1:(\d+) ")
 
 
-def results(cluster: Cluster, namespace: str, uri: str) -> Results:
-    """The finished run at ``uri``, in the store of ``namespace``."""
+def results(cluster: Cluster, namespace: str, uri: str, *, samples: bool = False) -> Results:
+    """The finished run at ``uri``, in the store of ``namespace``; its samples only where they are asked for."""
     with _store_options(cluster, namespace) as options:
-        return kubegym.load(uri, options=options)
+        found = kubegym.load(uri, options=options)
+        if samples:
+            assert found.samples.num_rows, "the run kept none"  # read while the store can be reached
+        return found
 
 
 def remove(cluster: Cluster, namespace: str, uri: str) -> None:
