@@ -126,15 +126,15 @@ async def test_every_token_is_of_the_version_that_is_told(engine: tuple[str, Pat
     async with controlled([url], FIRST, token_ids=True) as ((served,), (control,)):
         orders = Orders()
         await orders.ready(control)
-        state = await orders.exchange(control, FIRST, 2, "Continue")
+        state = await orders.exchange(control, FIRST, 2, onUpdate="Continue")
         assert (state["policyVersion"], state["weights"]["failure"]) == (2, None)
         async with Long(served) as load:
             for before in (2, 3):
                 await load.until(before, CALLERS // 2)
-                state = await orders.exchange(control, weights[before + 1], before + 1, "Continue")
+                state = await orders.exchange(control, weights[before + 1], before + 1, onUpdate="Continue")
                 assert (state["policyVersion"], state["weights"]["failure"]) == (before + 1, None)
             await load.until(4, CALLERS // 2)
-            state = await orders.exchange(control, another, 5, "Continue")
+            state = await orders.exchange(control, another, 5, onUpdate="Continue")
             assert (state["policyVersion"], state["weights"]["failure"]["reason"]) == (4, "WeightsCorrupt")
             await load.until(4, len(load.replies) + CALLERS)
         await orders.close()
@@ -183,7 +183,7 @@ async def test_three_steps_say_what_one_says(engine: tuple[str, Path]) -> None:
     async with controlled([url], FIRST) as ((served,), (control,)):
         orders = Orders()
         await orders.ready(control)
-        assert (await orders.exchange(control, WEIGHTS, 2, "Continue"))["weights"]["failure"] is None
+        assert (await orders.exchange(control, WEIGHTS, 2, onUpdate="Continue"))["weights"]["failure"] is None
         http = HttpClient()
         for name, body in chats().items():
             kept, direct = [
