@@ -50,7 +50,6 @@ PARTS_HEADER = b"x-kubegym-parts"
 """Reply header of a tool: ``1`` says that the body is a list of content parts, with images among them. Callers that do
 not know it hand the body on as text, as the contract says."""
 
-
 FAILURE_CLASS = "_ng_failure_class"
 FAILURE_TERMINAL = "_ng_failure_terminal"
 _NOT_FIELDS = frozenset(

@@ -63,16 +63,23 @@ class Passed:
 
     def kept_by(self, client: ChatClient) -> bool:
         """Whether the call stays at this upstream's engine while its weights change."""
-        return self.path == CHAT and client.keeps({**self.body, **client.sampling})
+        return self.path == CHAT and client.kept is not None and client.keeps({**self.body, **client.sampling})
+
+    def asked(self, client: ChatClient) -> dict[str, Any]:
+        """The call as this upstream is asked it: its name of the model, and what is forced."""
+        return {**self.body, "model": self._model(client), **client.sampling}
 
     def data(self, client: ChatClient) -> bytes:
         """The body for this upstream; the very bytes where nothing is forced."""
-        model = self.body.get("model")
-        named = isinstance(model, str) and model in client.served and model != client.model
-        name = model if named else client.asked
-        if name == model and not client.sampling:
+        if self._model(client) == self.body.get("model") and not client.sampling:
             return self.raw
-        return orjson.dumps({**self.body, "model": name, **client.sampling})
+        return orjson.dumps(self.asked(client))
+
+    def _model(self, client: ChatClient) -> str:
+        model = self.body.get("model")
+        if isinstance(model, str) and model in client.served and model != client.model:
+            return model
+        return client.asked
 
 
 async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) -> Reply:
@@ -91,7 +98,8 @@ async def pass_whole(upstreams: Upstreams, rollout: str | None, passed: Passed) 
             body = await client.splicer.continued(named, passed.previous, passed.timeout)
             call = replace(passed, body=body, raw=orjson.dumps(body))
         if call.kept_by(client):
-            return await _kept(client, call)
+            chat, headers = await _kept(client, call)
+            return Reply(orjson.dumps(chat), headers=headers)
         response = await client.post(client.at(passed.path), passed.pairs, call.data(client), passed.timeout)
         if 200 <= response.status < 300:
             _check(response.body, client, passed.used)
@@ -115,8 +123,8 @@ async def pass_stream(upstreams: Upstreams, rollout: str | None, passed: Passed)
             whole = {name: value for name, value in body.items() if name not in ("stream", "stream_options")}
             return Reply(chat_events(await _engine_chat(client, passed, whole), include_usage), 200, EVENTS)
         if passed.kept_by(client):  # its head says which weights made it, so it must be whole before
-            kept = await _kept(client, passed)
-            return replace(kept, body=chat_events(orjson.loads(kept.body), include_usage), content_type=EVENTS)
+            chat, headers = await _kept(client, passed)
+            return Reply(chat_events(chat, include_usage), 200, EVENTS, headers)
         opened = client.stream(b"POST", client.at(passed.path), passed.pairs, passed.data(client), passed.timeout)
         source = await stack.enter_async_context(opened)
         try:
@@ -157,14 +165,14 @@ def request_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 _NOT_PASSED = NEVER | {b"accept-encoding"}
 
 
-async def _kept(client: ChatClient, passed: Passed) -> Reply:
-    body = orjson.loads(passed.data(client))
+async def _kept(client: ChatClient, passed: Passed) -> tuple[dict[str, Any], list[Pair]]:
+    """The completion of a call that stays, and the headers that say what made it. Raises ModelError."""
     try:
-        chat, policy = await client.kept_chat(body, passed.timeout, passed.pairs)
+        chat, policy = await client.kept_chat(passed.asked(client), passed.timeout, passed.pairs)
     except ContextWindowExceeded:
-        return Reply(orjson.dumps(overflow_chat(client.model, int(time.time()))))
+        return overflow_chat(client.model, int(time.time())), []
     _check_completion(chat, client, passed.used)
-    return Reply(orjson.dumps(chat), headers=version_headers(*policy))
+    return chat, version_headers(*policy)
 
 
 async def _engine_chat(client: Client, passed: Passed, body: dict[str, Any]) -> dict[str, Any]:

@@ -122,8 +122,7 @@ class Exchange:
 
     async def close(self) -> None:
         """Leave the engine as it is."""
-        if self._engine.kept is not None:
-            self._engine.kept.settle()
+        self._settle()
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -271,8 +270,7 @@ class Exchange:
             if not self._serves:
                 self._stay_out(error)
             proven = self._serves and (self._sound or await self._restore(error))  # sound: it was not touched
-            if self._engine.kept is not None:
-                self._engine.kept.settle()
+            self._settle()
         if proven:
             self._open()
         failure = self._state.failure
@@ -317,11 +315,14 @@ class Exchange:
 
     def _known(self, served: Served) -> None:
         """Tokens of these weights may be told: they are proven, or were there from the start."""
-        kept = self._engine.kept
-        if kept is not None:
-            if served.version is not None:
-                kept.versions[served.label] = served.version
-            kept.settle()
+        if self._engine.kept is not None and served.version is not None:
+            self._engine.kept.versions[served.label] = served.version
+        self._settle()
+
+    def _settle(self) -> None:
+        """Replies that wait to hear whether the weights are proven go on."""
+        if self._engine.kept is not None:
+            self._engine.kept.settle()
 
     async def _install(
         self, kind: Kind, folder: Path | None, version: int | None, canary: Canary, *, keep: bool = False
@@ -350,8 +351,7 @@ class Exchange:
             if canary is None:
                 raise WeightsError("the last good weights have no canary", reason="CanaryMissing")
             if not self._sound:
-                if self._engine.kept is not None:
-                    self._engine.kept.settle()  # those that stayed: whatever they were told is given up
+                self._settle()  # those that stayed: whatever they were told is given up
                 await self._given_up()
                 kind: Kind = "Full" if good.adapter_folder is None else "Adapter"
                 good = await self._install(kind, good.adapter_folder or good.folder, good.version, canary)
@@ -428,8 +428,7 @@ class Exchange:
         """Serve nobody, and ask to be started anew."""
         state = self._state
         state.restart, state.phase, self._serves = True, None, False
-        if self._engine.kept is not None:
-            self._engine.kept.settle()
+        self._settle()
         if state.failure is None:
             told = {"version": self.version, "reason": error.reason, "message": error.message[:1000]}
             state.failure = {**told, "retryable": False}
