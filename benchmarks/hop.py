@@ -29,6 +29,7 @@ import uvloop
 from benchmarks.figures import Figure, cpu_of, report, rss
 from benchmarks.latency import window
 from kubegym.http import HttpClient, Url
+from testbed.k8s.process import free_ports
 
 HEADERS = b"content-type: application/json\r\n"
 QUESTION = "Pick one of the options and box it. " * 5
@@ -107,7 +108,7 @@ def capturing(upstream: str) -> tuple[str, ...]:
 @contextmanager
 def nginx(upstream: str) -> Iterator[tuple[str, int]]:
     """Debian's nginx as a plain hop with one worker process: its URL, and the worker's process id."""
-    port = _free_port()
+    (port,) = free_ports(1)
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder) / "nginx.conf"
         configuration.write_text(
@@ -129,21 +130,14 @@ def nginx(upstream: str) -> Iterator[tuple[str, int]]:
 @contextmanager
 def vllm_router(upstream: str) -> Iterator[tuple[str, int]]:
     """The router of the vLLM project: its URL, and its process id."""
-    port = _free_port()
+    port, metrics = free_ports(2)
     command = ("vllm-router", "--worker-urls", upstream, "--policy", "round_robin", "--port", str(port))
-    limits = ("--prometheus-port", str(_free_port()), "--max-concurrent-requests", "20000", "--log-level", "error")
+    limits = ("--prometheus-port", str(metrics), "--max-concurrent-requests", "20000", "--log-level", "error")
     with _listening(port, *command, *limits) as pid:
         yield f"http://127.0.0.1:{port}", pid
 
 
 BESIDE = {"nginx": nginx, "vllm-router": vllm_router}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

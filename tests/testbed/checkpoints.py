@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import struct
 from pathlib import Path
+
+import numpy as np
 
 from kubegym.model.embedded import SHIPPED_MODEL
 from kubegym.model.simulated.weights import simulated_log_probs
 from kubegym.model.weights import CANARY_FILE, Canary, Probe
-from testbed.forward import tensors
+from testbed.forward import tensors, write_tensors
 
 SEQUENCES = ((5, 9, 2, 6, 5, 3, 5), (1, 4, 1, 4, 2, 1))
 
@@ -45,16 +46,12 @@ def gguf(folder: Path, weights: Path) -> Path:
 def reward_model(folder: Path, labels: int) -> Path:
     """The shipped model with a head that gives ``labels`` numbers, drawn once and for all, instead of words."""
     shutil.copytree(SHIPPED_MODEL.parent, folder)
-    data = (folder / "model.safetensors").read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     config = json.loads((folder / "config.json").read_text())
     size, rng = config["hidden_size"], random.Random(7)
-    head = struct.pack(f"<{labels * size}f", *(rng.uniform(-0.1, 0.1) for _ in range(labels * size)))
-    offsets = [len(body), len(body) + len(head)]
-    header["score.weight"] = {"dtype": "F32", "shape": [labels, size], "data_offsets": offsets}
-    told = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(len(told).to_bytes(8, "little") + told + body + head)
+    drawn = [rng.uniform(-0.1, 0.1) for _ in range(labels * size)]
+    arrays = tensors(folder / "model.safetensors")
+    arrays["score.weight"] = np.array(drawn, np.float32).reshape(labels, size)
+    write_tensors(folder / "model.safetensors", arrays)
     names = {str(label): f"LABEL_{label}" for label in range(labels)}
     config |= {"architectures": ["Qwen3ForSequenceClassification"], "num_labels": labels, "id2label": names}
     (folder / "config.json").write_text(json.dumps(config))

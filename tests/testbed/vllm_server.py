@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from testbed.images import vllm_image
 from testbed.images_engine import Engine, engine
+from testbed.k8s.process import free_ports
 
 START_SECONDS = 600.0  # a loaded machine imports for minutes
 # What keeps it small and quick on a CPU: no compiler, no second process for the engine, little memory for the cache.
@@ -61,7 +61,7 @@ def vllm_servers(
     words += ["--served-model-name", "policy", "--generation-config", "vllm", "--shutdown-timeout", "30", *arguments]
     started: list[tuple[str, int]] = []
     try:
-        for port in _free_ports(count):
+        for port in free_ports(count):
             command = ["vllm", "serve", "/model", "--host", "127.0.0.1", "--port", str(port), *words]
             container = in_container(used, model, command, variables or {}, detached=True, beside=beside)
             started.append((container.strip(), port))
@@ -72,14 +72,6 @@ def vllm_servers(
         for container, _ in started:
             removal = [used.name, "rm", "--force", container]
             subprocess.run(removal, env=used.environment, capture_output=True, check=False)
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def in_container(
