@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
 import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kubegym.agent.model_server import ModelServerClient
+from kubegym.core.protocols import CallContext, ModelReply
 from kubegym.core.retry import Backoff
 from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import read_results
@@ -27,6 +30,32 @@ ARITHMETIC = str(ROOT / "environments" / "arithmetic")
 FLAGS = RunFlags(engine="simulated", temperature=0.0, rollouts_per_task=8, concurrency=12)
 PATIENT = Backoff(attempts=20, base=0.05, maximum=1.0)
 KILLS = 4
+CALLS = 20
+
+
+class HeldClient(ModelServerClient):
+    """Lets so many calls go and holds what follows, so that no machine is too fast or too slow for the test."""
+
+    def __init__(self, urls: list[str], **options: Any) -> None:
+        super().__init__(urls, "simulated", faults=PATIENT, **options)
+        self._changed = asyncio.Condition()
+        self._made = 0
+        self._let = 0.0
+
+    async def respond(self, request: dict[str, Any], context: CallContext) -> ModelReply:
+        async with self._changed:
+            self._made += 1
+            turn = self._made
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: turn <= self._let)
+        return await super().respond(request, context)
+
+    async def let(self, more: float) -> None:
+        """Let so many more go; wait until others are held."""
+        async with self._changed:
+            self._let += more
+            self._changed.notify_all()
+            await self._changed.wait_for(lambda: self._let == math.inf or self._made > self._let)
 
 
 class Replica:
@@ -45,6 +74,8 @@ class Replica:
 
     async def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
+        if self.process.returncode is not None:
+            return
         self.process.send_signal(number)
         if number is not signal.SIGSTOP:
             await self.process.communicate()
@@ -73,22 +104,21 @@ async def one_behind_all(engines: Sequence[Replica], *options: str) -> AsyncIter
         await server.signal(signal.SIGKILL)
 
 
-async def ending(engines: Sequence[Replica], how: signal.Signals, ended: list[int | None]) -> None:
-    """One after the other, each as soon as the one before is back; ``ended`` gets their exit codes."""
-    while True:
-        for engine in engines:
-            await engine.signal(how)
-            assert engine.process is not None
-            ended.append(engine.process.returncode)
-            await engine.start()
+async def collect(client: ModelServerClient, folder: Path) -> list[Any]:
+    return await rows_of(resolve([ARITHMETIC], FLAGS), folder, clients={"policy": client})
 
 
-async def collect(urls: list[str], folder: Path, **options: Any) -> list[Any]:
-    client = ModelServerClient(urls, "simulated", faults=PATIENT, **options)
-    try:
-        return await rows_of(resolve([ARITHMETIC], FLAGS), folder, clients={"policy": client})
-    finally:
-        await client.close()
+@asynccontextmanager
+async def asking(engines: Sequence[Replica], routed: str, silence_seconds: float = 30.0) -> AsyncIterator[HeldClient]:
+    """A client of the engines, or of one model server before them."""
+    async with AsyncExitStack() as stack:
+        urls = [engine.url for engine in engines]
+        if routed == "by a model server":
+            server = one_behind_all(engines, "--silence-seconds", str(silence_seconds))
+            urls = [(await stack.enter_async_context(server)).url]
+        client = HeldClient(urls, silence_seconds=silence_seconds)
+        stack.push_async_callback(client.close)
+        yield client
 
 
 @pytest.fixture
@@ -105,33 +135,36 @@ async def test_ended_one_after_the_other(
 ) -> None:
     """By SIGTERM as a node's drain and a preemption do it: what is there is finished, what comes goes elsewhere."""
     ended: list[int | None] = []
-    async with asyncio.timeout(300), replicas(3) as engines:
-        killer = asyncio.create_task(ending(engines, how, ended))
-        try:
-            if routed == "by the worker":
-                rows = await collect([engine.url for engine in engines], tmp_path / "run")
-            else:
-                async with one_behind_all(engines) as server:
-                    rows = await collect([server.url], tmp_path / "run")
-        finally:
-            killer.cancel()
-            await asyncio.gather(killer, return_exceptions=True)
-    assert len(ended) >= (2 if how is signal.SIGTERM else KILLS)  # an orderly end takes seconds
+    async with asyncio.timeout(300), replicas(3) as engines, asking(engines, routed) as client:
+
+        async def again(engine: Replica) -> None:
+            await engine.signal(how)
+            assert engine.process is not None
+            ended.append(engine.process.returncode)
+            await engine.start()
+
+        async def end() -> None:
+            for engine in itertools.islice(itertools.cycle(engines), KILLS):
+                await client.let(CALLS)
+                await asyncio.gather(again(engine), client.let(CALLS))  # it ends with calls open, and others come
+            await client.let(math.inf)
+
+        rows, _ = await asyncio.gather(collect(client, tmp_path / "run"), end())
+    assert ended == KILLS * [0 if how is signal.SIGTERM else -signal.SIGKILL]
     assert rows == undisturbed
     manifest = (await read_results(tmp_path / "run")).manifest
     assert (manifest.totals.scored, manifest.totals.attempts) == (192, 192), "no rollout was even made again"
-    assert set(ended) == ({0} if how is signal.SIGTERM else {-signal.SIGKILL})
 
 
 @pytest.mark.parametrize("routed", ["by the worker", "by a model server"])
 async def test_stopped_without_a_word(undisturbed: list[Any], tmp_path: Path, routed: str) -> None:
     """Its connections stand and nothing comes any more: calls are moved, and nobody is sent there again."""
-    async with asyncio.timeout(300), replicas(3) as engines:
-        stopping = asyncio.get_running_loop().call_later(1.0, engines[0].process.send_signal, signal.SIGSTOP)  # type: ignore[union-attr]
-        if routed == "by the worker":
-            rows = await collect([engine.url for engine in engines], tmp_path / "run", silence_seconds=2.0)
-        else:
-            async with one_behind_all(engines, "--silence-seconds", "2") as server:
-                rows = await collect([server.url], tmp_path / "run")
-        stopping.cancel()
+    async with asyncio.timeout(300), replicas(3) as engines, asking(engines, routed, 2.0) as client:
+
+        async def stop() -> None:
+            await client.let(CALLS)
+            await engines[0].signal(signal.SIGSTOP)
+            await client.let(math.inf)
+
+        rows, _ = await asyncio.gather(collect(client, tmp_path / "run"), stop())
     assert rows == undisturbed
