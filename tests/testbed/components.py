@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-KUBERNETES = "1.36.3"
+KUBERNETES = os.environ.get("KUBEGYM_KUBERNETES") or "1.36.3"  # another one has a cache of its own: KUBEGYM_CACHE
 KIND = "0.33.0"
 _CLOUDS = ("aws", "azure", "gcp")
 _SECRET_STORES = ("aws_secretmanager", "azure_keyvault", "gcp_secretmanager")
