@@ -6,12 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from kubegym import Environment, Model, Rollout, Row, ToolError, Verdict, read_file, tool
+from kubegym import Environment, Rollout, Row, ToolError, Verdict, tool
+from kubegym.search.sources import Pages, Sources, open_pages
 from kubegym.verify.text import boxed, normalised, peeled
-
-from .corpus import Corpus
-from .tavily import Tavily, TavilyApi
-from .web import Pool, SearchApi, Web
 
 _FIRST_BOX = re.compile(r"\\boxed\{(.*?)\}")
 
@@ -23,12 +20,9 @@ class WebSearch(Environment):
     stateless_verify = True
     answer_key = "parsed_option"
 
-    class Config(Model):
-        """Settings: ``tavily`` or ``api`` search the web, else ``corpus`` (JSON lines: url, title, text)."""
+    class Config(Sources):
+        """Settings."""
 
-        corpus: str = "data/corpus.jsonl"
-        api: SearchApi | None = None
-        tavily: TavilyApi | None = None
         results: int = 10
         page_words: int = 10_000
         parity: Literal["nemo-gym"] | None = None
@@ -45,16 +39,12 @@ class WebSearch(Environment):
                 raise ValueError("expected_answer is empty: no answer could be right")
 
     @classmethod
-    async def setup(cls, config: Config) -> Corpus | Pool:
+    async def setup(cls, config: Config) -> Pages:
         """Index the corpus, or get ready to ask the API."""
-        if config.tavily is not None:
-            return Tavily(config.tavily)
-        if config.api is not None:
-            return Web(config.api)
-        return Corpus((await read_file(config.corpus, __file__)).splitlines())
+        return await open_pages(config, __file__)
 
     @classmethod
-    def teardown(cls, shared: Corpus | Pool) -> None:
+    def teardown(cls, shared: Pages) -> None:
         """Free them."""
         shared.close()
 

@@ -75,7 +75,7 @@ def test_environments_import_public_names_only() -> None:
         for name in imported_names(path)
         if ours(name, "kubegym")
         and name not in public
-        and not any(ours(name, part) for part in ("kubegym.verify", "kubegym.sandbox"))
+        and not any(ours(name, part) for part in ("kubegym.verify", "kubegym.sandbox", "kubegym.search"))
         and not ("tests" in path.parts and ours(name, "kubegym.testing"))
     }
     assert offenders == set()

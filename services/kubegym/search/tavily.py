@@ -9,9 +9,9 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from kubegym import Model, ToolError
-
-from .web import MOST_BYTES, Pool, host_of
+from kubegym.core.errors import ToolError
+from kubegym.resources.models import Model
+from kubegym.search.web import MOST_BYTES, Pool, host_of
 
 SECONDS = 60.0  # it reads the page while we wait
 LONGEST_QUERY = 400  # characters, of the API

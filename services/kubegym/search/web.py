@@ -15,18 +15,21 @@ import socket
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kubegym import Model, ToolError
+from kubegym.core.errors import ToolError
+from kubegym.resources.models import Model
 
 T = TypeVar("T")
 
 CONNECTIONS = 32
 SECONDS = 20.0
 MOST_BYTES = 8 << 20
+KEPT_CHARACTERS = 64 << 20
 
 
 class SearchApi(Model):
@@ -50,10 +53,19 @@ class SearchApi(Model):
 
 
 class Pool:
-    """Searches and reads pages in threads, a bounded number at a time."""
+    """Searches and reads pages in threads, a bounded number at a time.
 
-    def __init__(self) -> None:
+    Pages are kept, those that were asked for last: one that is read in pieces is fetched once.
+
+    Args:
+        kept_characters: of all pages that are kept.
+    """
+
+    def __init__(self, kept_characters: int = KEPT_CHARACTERS) -> None:
         self._pool = ThreadPoolExecutor(CONNECTIONS, "web")
+        self._most = kept_characters
+        self._kept: OrderedDict[str, str] = OrderedDict()
+        self._characters = 0
 
     async def search(self, query: str, count: int) -> list[dict[str, str]]:
         """What the API finds: ``title``, ``link`` and ``snippet`` of each result."""
@@ -61,11 +73,23 @@ class Pool:
 
     async def page(self, url: str) -> str:
         """The text of a page. Raises ToolError for one that cannot be read."""
-        return await self._run(self._page, url.strip())
+        url = url.strip()
+        if url not in self._kept:
+            text = await self._run(self._page, url)
+            self._keep(url, text)
+            return text
+        self._kept.move_to_end(url)
+        return self._kept[url]
 
     def close(self) -> None:
         """Wait for nobody."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _keep(self, url: str, text: str) -> None:
+        self._characters += len(text) - len(self._kept.pop(url, ""))  # another call may have read it meanwhile
+        self._kept[url] = text
+        while self._characters > self._most:
+            self._characters -= len(self._kept.popitem(last=False)[1])
 
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections.abc import Iterable
+from itertools import pairwise
 
-from kubegym import ToolError
+from kubegym.core.errors import ToolError
 
 _WORD = re.compile(r"\w+")
 _SNIPPET_WORDS = 30
@@ -17,27 +17,30 @@ class Corpus:
     """Pages that can be searched and read.
 
     Args:
-        lines: a page each, as JSON with ``url``, ``title`` and ``text``.
+        pages: address, title and text of each; no two have the same address.
     """
 
-    def __init__(self, lines: Iterable[bytes]) -> None:
+    def __init__(self, pages: Iterable[tuple[str, str, str]]) -> None:
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.execute(
             "CREATE VIRTUAL TABLE pages USING fts5(url UNINDEXED, title, text, tokenize='porter unicode61')"
         )
-        pages = (json.loads(line) for line in lines if line.strip())
-        rows = ((page["url"], page["title"], page["text"]) for page in pages)
-        self._database.executemany("INSERT INTO pages VALUES (?, ?, ?)", rows)
+        self._database.executemany("INSERT INTO pages VALUES (?, ?, ?)", pages)
         self._database.execute("CREATE TABLE places AS SELECT url, rowid AS page FROM pages")
         self._database.execute("CREATE UNIQUE INDEX by_url ON places (url)")
 
     async def search(self, query: str, count: int) -> list[dict[str, str]]:
         """The pages with most of the query's words, rare words and titles counting more."""
-        words = dict.fromkeys(_WORD.findall(query.lower()))
+        return self.find(query, count)
+
+    def find(self, query: str, count: int) -> list[dict[str, str]]:
+        """``search``, for who is in a thread of their own."""
+        words = _WORD.findall(query.lower())
+        terms = dict.fromkeys([*words, *map(" ".join, pairwise(words))])  # words that stand together count once more
         found = self._database.execute(
             f"SELECT title, url, snippet(pages, 2, '', '', ' ... ', {_SNIPPET_WORDS}) FROM pages WHERE pages MATCH ?"
             " ORDER BY bm25(pages, 0, 3, 1), rowid LIMIT ?",
-            (" OR ".join(f'"{word}"' for word in words) or '""', count),
+            (" OR ".join(f'"{term}"' for term in terms) or '""', count),
         )
         return [{"title": title, "link": url, "snippet": snippet} for title, url, snippet in found]
 
