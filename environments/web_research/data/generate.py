@@ -23,6 +23,7 @@ ASK = (
 TOWNS = ("Bregrave", "Kolwick", "Marstead", "Tessford", "Vinholt", "Ulminster", "Hartcombe", "Pelby")
 TOWNS += ("Quindale", "Sarmouth", "Drothwaite", "Fenkirk")
 GIVEN = ("Ada", "Bruno", "Cleo", "Dario", "Edda", "Felix", "Greta", "Hugo", "Iris", "Jonas", "Karin", "Lorenz", "Mina")
+GIVEN += ("Nils", "Odile", "Paul", "Runa")
 FAMILIES = ("Abel", "Brandt", "Castell", "Dorn", "Elm", "Fabry", "Gersh", "Holl", "Ivers", "Jarn", "Kessel", "Lund")
 SUFFIXES = ("er", "ow", "ski", "mann", "sen", "ard")
 KINDS = ("brass", "copper", "stone", "marble", "painted")
@@ -49,16 +50,14 @@ class Year:
 
 @functools.cache
 def world() -> dict[str, dict[int, Year]]:
-    """All towns, year by year; every gift is given to a town once."""
+    """All towns, year by year. A gift is given to a town once, and nobody is named twice."""
     rng = random.Random(30)
-    people = [f"{given} {family}{suffix}" for given in GIVEN for family in FAMILIES for suffix in SUFFIXES]
+    names = [f"{given} {family}{suffix}" for given in GIVEN for family in FAMILIES for suffix in SUFFIXES]
+    people = iter(rng.sample(names, 2 * len(TOWNS) * len(YEARS)))
     towns = {}
     for town in TOWNS:
         gifts = rng.sample([f"{kind} {thing}" for kind in KINDS for thing in THINGS], len(YEARS))
-        names = rng.sample(people, 2 * len(YEARS))
-        towns[town] = {
-            year: Year(names[2 * i], gifts[i], names[2 * i + 1]) for i, year in enumerate(YEARS)
-        }  # fmt: skip
+        towns[town] = {year: Year(next(people), gift, next(people)) for year, gift in zip(YEARS, gifts, strict=True)}
     return towns
 
 
@@ -82,26 +81,27 @@ def pages() -> Iterator[dict[str, str]]:
         yield {"url": address(town), "title": f"Chronicle of {town}", "text": "\n".join(told)}
 
 
-def questions() -> Iterator[tuple[str, str, list[dict[str, str]]]]:
-    """Question, answer, and where it is looked up: the year in the first chronicle, what happened in the second."""
+def questions(rng: random.Random) -> Iterator[tuple[str, str, list[dict[str, str]]]]:
+    """Question, answer, and where it is looked up: the year in a first chronicle, what happened in a second.
+
+    One for every year of every town, so that no answer is right for two of them.
+    """
     for town, years in world().items():
-        for other, same in world().items():
-            for year, one in years.items():
-                if other == town:
-                    continue
-                asked, answer = ("was mayor of {}", same[year].mayor)
-                if year % 2:
-                    asked, answer = ("gave {} something", same[year].giver)
-                evidence = [
-                    {"url": address(town), "query": f"gave the town a {one.gift}"},
-                    {"url": address(other), "query": f"in {year} mayor gave"},
-                ]
-                yield f"Who {asked.format(other)} in the year in which {town} was given a {one.gift}?", answer, evidence
+        for year, one in years.items():
+            first = rng.choice([each for each in TOWNS if each != town])
+            gift = world()[first][year].gift
+            asked, answer = (f"gave {town} something", one.giver) if year % 2 else (f"was mayor of {town}", one.mayor)
+            evidence = [
+                {"url": address(first), "query": gift},
+                {"url": address(town), "query": f"in {year} mayor gave"},
+            ]
+            yield f"Who {asked} in the year in which {first} was given a {gift}?", answer, evidence
 
 
 def rows(count: int = 12, seed: int = 30) -> Iterator[dict[str, Any]]:
-    """``count`` of 6,600 questions."""
-    for question, answer, evidence in random.Random(seed).sample(list(questions()), count):
+    """``count`` of 600 questions."""
+    rng = random.Random(seed)
+    for question, answer, evidence in rng.sample(list(questions(rng)), count):
         message = {"role": "user", "content": ASK.format(question=question)}
         yield {
             "responses_create_params": {"input": [message]},
