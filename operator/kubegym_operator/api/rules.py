@@ -63,7 +63,6 @@ PATTERNS: Final[dict[str, Pattern]] = {
         "use lower-case letters, digits and '-', and begin and end with a letter or digit",
     ),
     _of(common.Image): Pattern(_of(common.Image), "write an image without spaces, such as registry/name:tag"),
-    _of(common.Quantity): Pattern(_of(common.Quantity), "write a quantity of Kubernetes, such as 2, 500m, 16Gi"),
     _of(common.HttpUrl): Pattern(_of(common.HttpUrl), "write an address that begins with https:// or http://"),
     _of(model.ModelUri): Pattern(
         r"^(hf|s3|gs|pvc|oci)://\S+$",

@@ -74,7 +74,7 @@ Quantity = Annotated[
     str,
     BeforeValidator(_quantity),
     StringConstraints(pattern=_QUANTITY_PATTERN, max_length=32),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "maxLength": 32, "pattern": _QUANTITY_PATTERN}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "minimum": 0, "maxLength": 32, "pattern": _QUANTITY_PATTERN}),
 ]
 Quantities = Annotated[dict[Text, Quantity], Field(max_length=16)]
 HttpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/]+", max_length=1024)]
