@@ -207,7 +207,8 @@ def _wall_in(place: Place, warden: socket.socket) -> None:
 def _close_others(first: int, kept: tuple[int, ...]) -> None:
     """Close every descriptor from ``first`` on but those kept."""
     for descriptor in (*sorted(kept), 1 << 20):
-        os.closerange(first, descriptor)
+        if first < descriptor:  # Python 3.13 takes an empty range beyond the limit of descriptors for all that follow
+            os.closerange(first, descriptor)
         first = descriptor + 1
 
 
