@@ -197,7 +197,7 @@ def test_weights_change_and_a_replica_dies_in_the_middle_of_a_run(cluster: KindC
             assert len(rows) == planned == 18
             assert {tuple(row["kubegym"]["policy"]["versions"]) for row in rows} == {(2,)}
             asked = {row["kubegym"]["environment"]["name"] for row in rows if "judge" in row["kubegym"]["usage"]}
-            assert asked == {"equivalence-llm-judge", "math-with-judge"}
+            assert asked == set(JUDGED)
 
         cluster.apply(OPEN, namespace=NAMESPACE)
         try:
