@@ -40,8 +40,9 @@ Think it through in a sentence or two that repeat no verdict, then end with exac
 correct: yes
 correct: no
 """
-_STATED = re.compile(r"^\s*Answer:[ \t]*(.*)$", re.MULTILINE | re.IGNORECASE)
-_STATED_BEFORE_CONFIDENCE = re.compile(r"Answer:\s*(.*)\s*Confidence:", re.IGNORECASE)
+_STATED = re.compile(r"^[ \t]*Answer:(.*)$", re.MULTILINE | re.IGNORECASE)
+# As NeMo Gym's `Answer:\s*(.*)\s*Confidence:` finds it, which takes seconds for a line of some thousand spaces.
+_STATED_BEFORE_CONFIDENCE = re.compile(r"Answer:\s*+(.*\S|)\s*+Confidence:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kubegym.testing import InvalidRows, Played, load_environment, play
 
@@ -16,6 +20,7 @@ pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).resolve().parents[1]
 RESEARCH = load_environment(FOLDER).cls
+PARITY_ANSWER = sys.modules[RESEARCH.__module__]._STATED_BEFORE_CONFIDENCE
 ROWS = [json.loads(line) for line in (FOLDER / "data/example.jsonl").read_text().splitlines()]
 SCRIPT = runpy.run_path(str(FOLDER / "data/generate.py"))
 PAGE = next(SCRIPT["pages"]())
@@ -153,6 +158,18 @@ def test_an_answer_cannot_carry_a_verdict_along() -> None:
 def test_what_is_right_without_a_judge(text: str, honest: float, parity: float) -> None:
     rewards = [play(RESEARCH, TASK, [text], {**more, "use_judge": False}).reward for more in ({}, PARITY)]
     assert rewards == [honest, parity]
+
+
+@given(st.lists(st.sampled_from(["Answer:", "Confidence:", " ", "\n", "\t", "a", "é"]), max_size=30).map("".join))
+def test_parity_finds_what_nemo_gym_finds(text: str) -> None:
+    theirs = re.findall(r"Answer:\s*(.*)\s*Confidence:", text, re.IGNORECASE)
+    assert PARITY_ANSWER.findall(text) == [one.strip() for one in theirs]
+
+
+def test_no_text_takes_long_to_read() -> None:
+    hostile = "Answer:" + 30_000 * " " + "x\n" + 30_000 * "\n" + 3_000 * "Answer: "
+    assert play(RESEARCH, TASK, [hostile], {**PARITY, "use_judge": False}).reward == 0.0
+    assert play(RESEARCH, TASK, [hostile], {"use_judge": False}).reward == 0.0
 
 
 def test_an_empty_ground_truth_is_refused() -> None:
