@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Payload = dict[str, Any]
 Checked = tuple[Any, bool]
 
-_ANSWER = re.compile(r"^\s*answer:[ \t]*(\S.*?)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_ANSWER = re.compile(r"^[ \t]*answer:(.*)$", re.IGNORECASE | re.MULTILINE)
 _FENCE = re.compile(r"^```(?:json)?\s*\n(.*?)\n?```$", re.DOTALL)
 _ASKS = {
     "day": re.compile(r"\b(day|date|when)\b", re.IGNORECASE),
@@ -44,7 +44,7 @@ class Variant:
 
 def the_answer(text: str) -> str | None:
     """What follows ``Answer:`` on the text's one such line; none where there are several."""
-    found = _ANSWER.findall(text)
+    found = [answer for line in _ANSWER.findall(text) if (answer := line.strip())]
     return found[0].rstrip(".") if len(found) == 1 else None
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
 from kubegym import Environment, Rollout, Row, ToolError, Verdict, tool
 from kubegym.search.sources import Pages, Sources, open_pages
 from kubegym.verify.text import boxed, normalised, peeled
-
-_FIRST_BOX = re.compile(r"\\boxed\{(.*?)\}")
 
 
 class WebSearch(Environment):
@@ -74,8 +71,7 @@ class WebSearch(Environment):
     def verify(self, rollout: Rollout) -> Verdict:
         r"""1 if the last message has the expected answer in ``\boxed{}``, and no other one, else 0."""
         if self.config.parity:
-            found = _FIRST_BOX.search(_last_item_text(rollout))
-            right = (answer := found and found[1]) == self.task.expected_answer
+            right = (answer := _first_box(_last_item_text(rollout))) == self.task.expected_answer
         else:
             answers = list(_boxes(rollout.final_text))
             answer = answers[0] if answers else None
@@ -105,6 +101,15 @@ class WebSearch(Environment):
 def _last_item_text(rollout: Rollout) -> str:
     """The text of the last output item where that is a message."""
     return rollout.final_text if rollout.output and rollout.output[-1].get("role") == "assistant" else ""
+
+
+def _first_box(text: str) -> str | None:
+    """What stands in the first box of a line in which one closes, with the first brace that does."""
+    for line in text.split("\n"):
+        inside, closing, _ = line.partition("\\boxed{")[2].partition("}")
+        if closing:
+            return inside
+    return None
 
 
 def _boxes(text: str) -> Iterator[str]:

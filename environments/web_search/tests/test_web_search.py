@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,13 +14,16 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from kubegym.testing import Played, play
+from kubegym.testing import Played, load_environment, play
 
 pytestmark = pytest.mark.unit
 
 FOLDER = Path(__file__).resolve().parents[1]
 ROWS = [json.loads(line) for line in (FOLDER / "data/example.jsonl").read_text().splitlines()]
+FIRST_BOX = sys.modules[load_environment(FOLDER).cls.__module__]._first_box
 SCRIPT = runpy.run_path(str(FOLDER / "data/generate.py"))
 TOWN = SCRIPT["world"]()[0][0].name
 PARITY = {"parity": "nemo-gym"}
@@ -97,6 +102,12 @@ def test_long_pages_are_cut_and_unknown_ones_refused() -> None:
 )
 def test_what_counts_as_the_answer(text: str, honest: float, parity: float) -> None:
     assert (answered(text), answered(text, PARITY)) == (honest, parity)
+
+
+@given(st.lists(st.sampled_from(["\\boxed{", "}", "{", " ", "\n", "a"]), max_size=30).map("".join))
+def test_parity_finds_the_box_that_nemo_gym_finds(text: str) -> None:
+    theirs = re.search(r"\\boxed\{(.*?)\}", text)
+    assert FIRST_BOX(text) == (theirs and theirs[1])
 
 
 def test_an_empty_expected_answer_is_refused() -> None:
