@@ -88,13 +88,15 @@ def fenced(text: str) -> str | None:
 
 
 def first_json(text: str, kind: str = "object") -> Any:
-    """The first JSON object, or array, in a text; None where there is none."""
+    """The first JSON object, or array, in a text; None where there is none, or it is nested too deep to be read."""
     decoder = json.JSONDecoder()
     start = text.find(_OPENERS[kind])
     while start >= 0:
         try:
             return decoder.raw_decode(text, start)[0]
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return None  # to look at what it holds, one level after the other, would take seconds
+        except ValueError:
             start = text.find(_OPENERS[kind], start + 1)
     return None
 

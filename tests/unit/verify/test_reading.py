@@ -86,6 +86,7 @@ def test_the_last_code_block(given: str, found: str | None) -> None:
         ("{no} {'no'} {\"a\": 1}", "object", {"a": 1}),
         ("[1, [2]] rest", "array", [1, [2]]),
         ("{" * 5000, "object", None),
+        ('{"a":' * 100_000, "object", None),
         ("nothing", "object", None),
     ],
 )
