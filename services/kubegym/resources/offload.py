@@ -8,8 +8,8 @@ notebook or ``__main__``.
 
 A process runs one call at a time and is kept for the next. CPU time over the limit kills it (``CpuTimeExceeded``, also
 enforced by the kernel should this process die); wall time over four times that without reaching the CPU limit kills it,
-too (``WallTimeExceeded``); its own death is ``ProcessDied``. CPU time of processes that the method starts counts from
-the moment they have been waited for.
+too (``WallTimeExceeded``), where what it waited for a processor does not count; its own death is ``ProcessDied``. CPU
+time of processes that the method starts counts from the moment they have been waited for.
 """
 
 from __future__ import annotations
@@ -167,14 +167,14 @@ class _Process:
         early = self._until_ready(qualname, cancelled)
         if early is not None:
             return early
-        started, cpu_before = time.monotonic(), self._cpu_time()
+        started, cpu_before, starved_before = time.monotonic(), self._cpu_time(), self._starved()
         wall_seconds = WALL_FACTOR * cpu_seconds
         while not self._connection.poll(_POLL_SECONDS):
             if cancelled.is_set():
                 raise ProcessDied(f"{qualname} was cancelled")
             if self._cpu_time() - cpu_before >= cpu_seconds:
                 raise CpuTimeExceeded(f"{qualname} computed for more than {cpu_seconds:g} s in its process")
-            if time.monotonic() - started >= wall_seconds:
+            if time.monotonic() - started - (self._starved() - starved_before) >= wall_seconds:
                 raise WallTimeExceeded(
                     f"{qualname} did not end in {wall_seconds:g} s and computed for less than "
                     f"{cpu_seconds:g} s of them; the machine is busy or it waits"
@@ -215,6 +215,17 @@ class _Process:
             # The clock id of another process's CPU time, as clock_getcpuclockid(3) computes it on Linux.
             return time.clock_gettime((~self._popen.pid << 3) | 2)
         except OSError:
+            return 0.0
+
+    def _starved(self) -> float:
+        """Seconds for which its first thread was ready and had no processor, 0 where the platform does not tell.
+
+        ``/proc/PID/schedstat`` (Documentation/scheduler/sched-stats of Linux); throttling by a pod's limit counts.
+        """
+        try:
+            with open(f"/proc/{self._popen.pid}/schedstat") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, IndexError):
             return 0.0
 
 

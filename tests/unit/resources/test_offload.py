@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from kubegym.core.messages import Turn
 from kubegym.core.protocols import Assignment
 from kubegym.core.trajectory import Rollout
 from kubegym.resources import EnvironmentRuntime, LocalSession, load_environment
-from kubegym.resources.limits import ProcessDied, WallTimeExceeded
+from kubegym.resources.limits import CpuTimeExceeded, ProcessDied, WallTimeExceeded
 from kubegym.resources.offload import OffloadPool
 
 APP = """
@@ -176,6 +178,26 @@ async def test_waiting_is_not_computing() -> None:
     pool = OffloadPool(1)
     with pytest.raises(WallTimeExceeded, match="computed for less than"):
         await pool.run("time", "sleep", (600,), {}, 0.05)
+    pool.close()
+
+
+@pytest.fixture
+def crowded() -> Iterator[str]:
+    """Code that computes for ever on one processor, on which six others do so, too."""
+    core = min(os.sched_getaffinity(0))
+    compute = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    rivals = [subprocess.Popen([sys.executable, "-c", compute], start_new_session=True) for _ in range(6)]
+    yield compute
+    for rival in rivals:
+        rival.kill()
+        rival.wait()
+
+
+async def test_starving_is_not_waiting(crowded: str) -> None:
+    """It gets less than a quarter of the processor, and is stopped for what it computed all the same."""
+    pool = OffloadPool(1)
+    with pytest.raises(CpuTimeExceeded):
+        await pool.run("builtins", "exec", (crowded,), {}, 0.2)
     pool.close()
 
 
