@@ -146,7 +146,7 @@ class ControlPlane:
         """
         text = self.audit_log.read_text() if self.audit_log.exists() else ""
         lines = text.rpartition("\n")[0].splitlines()  # the last one may be half written
-        events: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        events: list[dict[str, Any]] = [json.loads(line) for line in lines if agent in line]
         return [event for event in events if event.get("userAgent", "").startswith(agent)]
 
     def _ready_nodes(self) -> set[str]:
