@@ -22,7 +22,7 @@ from testbed.runs import QUICK, access, assert_exactly_once, until
 
 pytestmark = pytest.mark.contract
 
-WAIT = 120.0
+WAIT = 240.0
 FACTORY = "testbed.poison:poisoned"
 ASKED = draft(8, 1)
 

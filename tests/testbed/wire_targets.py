@@ -24,7 +24,7 @@ from typing import Any
 ENVIRONMENTS = Path(__file__).parent / "wire"
 COUNTER = ENVIRONMENTS / "counter"
 ANY_TOOL = ENVIRONMENTS / "any_tool"
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 
 
 class Server:

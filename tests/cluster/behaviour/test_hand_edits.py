@@ -87,7 +87,7 @@ def repaired(desk: Desk, edit: Edit) -> None:
     before = contents(desk.get(edit.kind, edit.name, edit.version))
     edit.make(desk)
     try:
-        until(lambda: contents(desk.get(edit.kind, edit.name, edit.version)) == before, str(edit), seconds=30)
+        until(lambda: contents(desk.get(edit.kind, edit.name, edit.version)) == before, str(edit))
     except TimeoutError:
         assert contents(desk.get(edit.kind, edit.name, edit.version)) == before, str(edit)
 
@@ -133,4 +133,4 @@ def test_edits_made_while_no_operator_runs_are_found(desk: Desk) -> None:
     Edit("NetworkPolicy", NETWORK, "math-agent", "replace", "/spec/podSelector", {}).make(desk)
     Edit("NetworkPolicy", NETWORK, "math-agent", "remove", "/spec/egress/0").make(desk)
     desk.restart(replace(BuildContext(), render_revision="newer"))
-    until(lambda: contents(desk.get("NetworkPolicy", "math-agent", NETWORK)) == before, "it is put back", seconds=30)
+    until(lambda: contents(desk.get("NetworkPolicy", "math-agent", NETWORK)) == before, "it is put back")

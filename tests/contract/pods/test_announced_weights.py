@@ -116,7 +116,7 @@ async def test_a_pod_takes_what_is_announced_before_it_is_ready_and_then_what_it
 ) -> None:
     second, third = [await published(cluster, tmp_path / "published" / name) for name in ("second", "third")]
     announced = {"uri": second, "version": 2, "kind": "Full", "onUpdate": "Finish"}
-    async with asyncio.timeout(90), replica(cluster, tmp_path, announced) as pod:
+    async with asyncio.timeout(240), replica(cluster, tmp_path, announced) as pod:
         assert await pod.until(version=2, phase=None) == Told(2)
         assert await pod.ready()
         await pod.order(third, 3, token="guessed")
@@ -130,7 +130,7 @@ async def test_a_pod_takes_what_is_announced_before_it_is_ready_and_then_what_it
 
 
 async def test_without_anything_announced_it_serves_what_the_engine_has(cluster: Cluster, tmp_path: Path) -> None:
-    async with asyncio.timeout(90), replica(cluster, tmp_path, None) as pod:
+    async with asyncio.timeout(240), replica(cluster, tmp_path, None) as pod:
         assert await pod.until(version=1, phase=None) == Told(1)
         await pod.order("ftp://nowhere", 2)
         assert await pod.told() == Told(1)

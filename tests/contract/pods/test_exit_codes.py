@@ -31,7 +31,7 @@ from testbed.pods import (
 
 pytestmark = pytest.mark.contract
 
-WAIT = 120.0
+WAIT = 240.0
 
 
 def entry(model: str, **more: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from testbed.pods import ROOT, eventually, serve_process, url_of
 
 pytestmark = pytest.mark.contract
 
-WAIT = 60.0
+WAIT = 240.0
 
 
 @asynccontextmanager

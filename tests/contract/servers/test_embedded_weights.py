@@ -46,7 +46,7 @@ async def until(exchange: Exchange, so: Callable[[dict[str, Any]], bool]) -> Non
     async def told() -> bool:
         return so(exchange.told())
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         await eventually(told)
 
 

@@ -116,7 +116,7 @@ async def test_a_name_that_the_engine_serves_beside_the_model_is_not_replaced() 
     http = HttpClient()
     async with raw_server(script) as upstream, serving(ModelServer([upstream], model="policy")) as url:
         model = Caller(http, url)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while (await model.get("/readyz")).status != 200:
                 pass
         for name in ("adapter-7", "unheard-of", "policy"):

@@ -184,7 +184,7 @@ class TestAround:
         try:
             for upstream in (server.url, EngineClient(SimulatedEngine(CONFIG))):
                 async with calling([upstream], probe=True) as model:
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(120):
                         while (reply := await model.get("/v1/models")).status == 503:  # noqa: ASYNC110
                             await asyncio.sleep(0.05)
                 assert json.loads(reply.body)["data"][0]["max_model_len"] == 64

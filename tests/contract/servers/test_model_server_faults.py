@@ -38,7 +38,7 @@ def failure(body: bytes) -> dict[str, Any]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
@@ -328,7 +328,7 @@ class TestStreams:
 
 
 async def until_metrics(model: Caller, text: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while text not in await model.metrics():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 

@@ -26,7 +26,7 @@ from testbed.tcp_relay import Relay
 pytestmark = pytest.mark.contract
 
 TOKEN = "s3cret"
-WAIT = 60.0
+WAIT = 240.0
 
 
 class Updated(Caller):

@@ -18,7 +18,7 @@ from testbed.k8s.control_plane import ControlPlane
 from testbed.k8s.pods import Pods
 from testbed.k8s.process import until
 
-_KUBECTL_SECONDS = 120.0
+_KUBECTL_SECONDS = 300.0
 _numbers = itertools.count(1)
 
 

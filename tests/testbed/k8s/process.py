@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-START_SECONDS = 120.0  # on a machine under load; the API server takes 3 s of two idle cores
+START_SECONDS = 300.0  # on a machine under load; the API server takes 3 s of two idle cores
 _LOOK_SECONDS = 0.05  # between two looks, not a time by which something should be ready
 
 
