@@ -35,6 +35,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from kubegym.resources.limits import CpuTimeExceeded, ProcessDied, WallTimeExceeded
 from kubegym.resources.loader import registered_folders
+from kubegym.sandbox.proc import thread_queued_seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -167,14 +168,15 @@ class _Process:
         early = self._until_ready(qualname, cancelled)
         if early is not None:
             return early
-        started, cpu_before, starved_before = time.monotonic(), self._cpu_time(), self._starved()
+        started, cpu_before, queued_before = time.monotonic(), self._cpu_time(), thread_queued_seconds(self._popen.pid)
         wall_seconds = WALL_FACTOR * cpu_seconds
         while not self._connection.poll(_POLL_SECONDS):
             if cancelled.is_set():
                 raise ProcessDied(f"{qualname} was cancelled")
             if self._cpu_time() - cpu_before >= cpu_seconds:
                 raise CpuTimeExceeded(f"{qualname} computed for more than {cpu_seconds:g} s in its process")
-            if time.monotonic() - started - (self._starved() - starved_before) >= wall_seconds:
+            queued = thread_queued_seconds(self._popen.pid) - queued_before
+            if time.monotonic() - started - queued >= wall_seconds:
                 raise WallTimeExceeded(
                     f"{qualname} did not end in {wall_seconds:g} s and computed for less than "
                     f"{cpu_seconds:g} s of them; the machine is busy or it waits"
@@ -215,17 +217,6 @@ class _Process:
             # The clock id of another process's CPU time, as clock_getcpuclockid(3) computes it on Linux.
             return time.clock_gettime((~self._popen.pid << 3) | 2)
         except OSError:
-            return 0.0
-
-    def _starved(self) -> float:
-        """Seconds for which its first thread was ready and had no processor, 0 where the platform does not tell.
-
-        ``/proc/PID/schedstat`` (Documentation/scheduler/sched-stats of Linux); throttling by a pod's limit counts.
-        """
-        try:
-            with open(f"/proc/{self._popen.pid}/schedstat") as file:
-                return int(file.read().split()[1]) / 1e9
-        except (OSError, IndexError):
             return 0.0
 
 

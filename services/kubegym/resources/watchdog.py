@@ -10,7 +10,8 @@ wall ≥ ``patience`` x limit               ``WallTimeExceeded``: the machine is
 no reaction within ``grace`` seconds      ``on_stall(label, stack)``: it is stuck in C code or swallows the exception
 ========================================= ==============================================================
 
-Both times count from the first look, because the watchdog's own thread may be late on a busy machine.
+Both times count from the first look, because the watchdog's own thread may be late on a busy machine, and wall time
+without what the loop's thread waited for a processor.
 
 The interrupt must never hit code outside of the guarded region. Both sides are ordered by the interpreter lock: the
 watchdog announces (``_firing``), then checks that the entry is still there; the loop removes the entry, then looks for
@@ -30,6 +31,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 from kubegym.resources.limits import CpuTimeExceeded, Overrun, WallTimeExceeded
+from kubegym.sandbox.proc import thread_queued_seconds
 
 T = TypeVar("T")
 OnStall = Callable[[str, str], None]
@@ -94,6 +96,7 @@ class Watchdog:
         self._firing: Entry | None = None
         self._lock = threading.Lock()
         self._thread_id = 0
+        self._native_id = 0
         self._cpu_clock: int | None = None
         self._stop: threading.Event | None = None
 
@@ -105,6 +108,7 @@ class Watchdog:
                 raise RuntimeError("a watchdog guards one thread; make another for this one")
             return
         self._thread_id = ident
+        self._native_id = threading.get_native_id()
         clock_of = getattr(time, "pthread_getcpuclockid", None)  # absent on macOS
         self._cpu_clock = clock_of(ident) if clock_of is not None else None
         self._stop = threading.Event()
@@ -155,7 +159,7 @@ class Watchdog:
                 value, error = None, thrown
 
     def inspect(self, now: float, cpu: float) -> None:
-        """Look once: ``now`` is ``time.monotonic()``, ``cpu`` the guarded thread's CPU seconds."""
+        """Look once: ``now`` in seconds in which the guarded thread had a processor or waited for something else."""
         entry = self._entry
         if entry is None:
             return
@@ -173,7 +177,7 @@ class Watchdog:
     def _watch(self, stop: threading.Event, owner: threading.Thread) -> None:
         while not stop.wait(self._poll) and owner.is_alive():
             if self._entry is not None:
-                self.inspect(time.monotonic(), self._cpu_time())
+                self.inspect(time.monotonic() - thread_queued_seconds(self._native_id), self._cpu_time())
 
     def _cpu_time(self) -> float:
         return time.clock_gettime(self._cpu_clock) if self._cpu_clock is not None else time.process_time()

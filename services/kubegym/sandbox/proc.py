@@ -88,10 +88,14 @@ def memory_bytes(pid: int) -> int:
 
 def queued_seconds(pid: int) -> float:
     """The longest that a thread of a process was ready to run and had no processor; 0 where the kernel is silent."""
-    longest = 0
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            fields = _read(f"/proc/{pid}/task/{thread}/schedstat").split()
-            if len(fields) > 1:
-                longest = max(longest, int(fields[1]))
-    return longest / 1e9
+        return max(map(thread_queued_seconds, map(int, os.listdir(f"/proc/{pid}/task"))), default=0.0)
+    return 0.0
+
+
+def thread_queued_seconds(thread: int) -> float:
+    """How long a thread was ready to run and had no processor; 0 where the kernel is silent."""
+    with contextlib.suppress(OSError):
+        fields = _read(f"/proc/{thread}/schedstat").split()
+        return int(fields[1]) / 1e9 if len(fields) > 1 else 0.0
+    return 0.0

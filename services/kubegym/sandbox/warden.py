@@ -33,6 +33,7 @@ _FLOOD = 16 << 20
 """Output beyond its limit that is thrown away before the program is stopped."""
 _MOST_REFUSALS = 10_000
 _WALL_FACTOR = 4.0
+_START_SECONDS = 20.0  # until the walls stand; milliseconds, where there is a processor
 """How much longer than its limit a program may last that waits for a busy processor."""
 _CHUNK = 1 << 20
 
@@ -259,6 +260,7 @@ class _Loop:
         self._off(descriptor)
         if message == child.WALLS_STAND:
             self._watch.failed = None
+            self._watch.started = time.monotonic()  # on a busy machine it may have taken longer than the program has
         elif message:
             self._watch.failed = message.decode(errors="replace")
         if descriptors:
@@ -360,7 +362,10 @@ class _Loop:
         if used_bytes > limits["disk_bytes"] or files > limits["files"]:
             self._stop("disk")
         lasted = time.monotonic() - watch.started
-        if lasted > limits["wall_seconds"]:
+        if watch.failed is not None:  # its walls do not stand yet: nothing of its own runs
+            if lasted > _START_SECONDS:
+                self._stop("wall")
+        elif lasted > limits["wall_seconds"]:
             queued = max(map(proc.queued_seconds, pids), default=0.0)
             if lasted - queued > limits["wall_seconds"]:
                 self._stop("wall")
