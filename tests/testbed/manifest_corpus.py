@@ -167,7 +167,7 @@ GYM_ENVIRONMENTS = [
         "GymEnvironment",
         {"agent": {"image": "a" * 513}},
         "agent.image",
-        "Too long",
+        "may not be more than 512",
     ),
     Case(
         "environment-no-quantity",
@@ -366,7 +366,7 @@ MODEL_SERVERS = [
         "ModelServer",
         {"source": {"uri": "s3://" + "b" * 1024}},
         "source.uri",
-        "Too long",
+        "may not be more than 1024",
     ),
     Case(
         "server-version-missing", "ModelServer", {"weights": {"uri": "s3://b/p"}}, "weights.version", "Required value"
@@ -606,7 +606,7 @@ ROLLOUT_JOBS = [
         "RolloutJob",
         {"sampling": {"topP": "0." + "1" * 19}},
         "sampling.topP",
-        "Too long",
+        "may not be more than 20",
     ),
     Case(
         "job-entry-too-hot",

@@ -159,7 +159,12 @@ class Watchdog:
                 value, error = None, thrown
 
     def inspect(self, now: float, cpu: float) -> None:
-        """Look once: ``now`` in seconds in which the guarded thread had a processor or waited for something else."""
+        """Look once.
+
+        Args:
+            now: ``time.monotonic()``, less the seconds for which the guarded thread was ready and had no processor.
+            cpu: the guarded thread's CPU seconds.
+        """
         entry = self._entry
         if entry is None:
             return
