@@ -111,7 +111,7 @@ async def updated(
             yield caller
         finally:
             await http.close()
-    await engine.close()
+            await engine.close()
 
 
 async def test_nobody_is_served_before_what_the_engine_began_with_has_proven(tmp_path: Path) -> None:
@@ -165,18 +165,22 @@ async def test_under_load_no_call_is_told_another_version_than_made_it(tmp_path:
                     continue
                 seen[made_by(reply)] += 1
 
-        callers = [asyncio.ensure_future(ask()) for _ in range(16)]
-        for version, folder in ((2, second), (3, third)):
-            await model.until(lambda state: state["at_work"] > 0)
-            await model.announce(folder, version, onUpdate=on_update)
-            await model.until(serves(version))
+        async def answered(by: str, version: int) -> None:
+            async def so() -> bool:
+                return bool(seen[by, str(version)])
 
-        async def all_seen() -> bool:
-            return bool(seen["third", "3"])
+            async with asyncio.timeout(WAIT):
+                await eventually(so)
 
-        await eventually(all_seen)
-        over = True
-        await asyncio.gather(*callers)
+        async with asyncio.TaskGroup() as callers:
+            for _ in range(16):
+                callers.create_task(ask())
+            await answered("first", 1)
+            for version, folder in ((2, second), (3, third)):
+                await model.until(lambda state: state["at_work"] > 0)
+                await model.announce(folder, version, onUpdate=on_update)
+                await answered(folder.name, version)
+            over = True
         assert set(seen) == right, seen
 
 
