@@ -93,11 +93,12 @@ class Watch:
             silence = now - watched.heard
             if watched.busy is not None and not watched.busy.done():
                 continue
-            if silence >= self._seconds:
-                watched.busy = loop.create_task(self._look(replica, watched), name="watch")
-            elif silence >= self._seconds / 2 and not watched.noted and self._note is not None:
+            if silence >= self._seconds / 2 and not watched.noted and self._note is not None:
                 watched.noted = True
+                watched.heard = now - self._seconds / 2  # this process may have stood still: half the time is to come
                 watched.busy = loop.create_task(self._take_note(self._note, replica), name="watch")
+            elif silence >= self._seconds:
+                watched.busy = loop.create_task(self._look(replica, watched), name="watch")
         open_calls = any(watched.calls for watched in self._watched.values())
         self._timer = loop.call_later(self._seconds / 6, self._tick) if open_calls else None
 

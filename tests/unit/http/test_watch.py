@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 
 import pytest
 
@@ -20,9 +21,11 @@ class Engine:
     def __init__(self, *, works: bool) -> None:
         self.works = works
         self.looks = self.notes = self.trials = 0
+        self.asked: list[str] = []
 
     async def at_work(self, replica: Replica) -> bool:
         self.looks += 1
+        self.asked.append("look")
         return self.works
 
     async def answers(self, replica: Replica) -> bool:
@@ -31,6 +34,7 @@ class Engine:
 
     async def note(self, replica: Replica) -> bool:
         self.notes += 1
+        self.asked.append("note")
         return True
 
 
@@ -98,3 +102,15 @@ async def test_nothing_runs_while_no_call_is_open() -> None:
     await asyncio.sleep(600)
     assert (engine.looks, engine.notes) == (0, 0)
     assert await call(watch, replica, 10.0) == "whole"
+
+
+@pytest.mark.looptime(False)
+async def test_after_a_stall_of_this_process_it_is_noted_first_how_far_a_replica_is() -> None:
+    engine, replica = Engine(works=False), Replica(Url("http://127.0.0.1:1"))
+    watch = Watch(engine.at_work, engine.answers, note=engine.note, seconds=0.2)
+    open_call = asyncio.ensure_future(call(watch, replica, 600.0))
+    await asyncio.sleep(0)
+    time.sleep(0.4)  # noqa: ASYNC251 - a machine that stands still
+    assert await open_call == "cut"
+    assert engine.asked == ["note", "look"]
+    watch.close()
