@@ -10,15 +10,13 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
+from urllib.parse import urlsplit
 
 import pytest
 
-from testbed.models import chat, told
 from testbed.pods import ROOT, eventually, serve_process, url_of
-from testbed.raw_server import Peer, raw_server
 
 pytestmark = pytest.mark.contract
 
@@ -109,28 +107,10 @@ def reason(url: str) -> str:
 
 
 async def test_while_it_drains_it_is_not_ready_and_still_answers() -> None:
-    """Calls at the engine keep it from ending; when they are answered and nobody asks any more, it does so early."""
-    asked, release = 0, asyncio.Event()
-
-    async def engine(peer: Peer) -> None:
-        nonlocal asked
-        while True:
-            head, _ = await peer.request()
-            if head.startswith(b"POST /v1/chat/completions "):
-                asked += 1
-                await release.wait()
-                peer.ok(json.dumps(chat()).encode())
-            elif head.startswith(b"GET /v1/models "):
-                peer.ok(b'{"data": [{"id": "policy"}]}')
-            else:
-                peer.say(told(404, b"{}"))
-
-    async with asyncio.timeout(WAIT), raw_server(engine) as upstream:
-        arguments = ("--upstream", f"{upstream}/v1", "--model", "policy", "--drain-seconds", "3600")
-        async with model_server(*arguments) as (url, process):
-
-            def ask(body: bytes) -> asyncio.Task[int]:
-                return asyncio.create_task(status(f"{url}/v1/responses", body))
+    """A call that is still being sent keeps it from ending; when that is answered and nobody asks, it does so early."""
+    with serve_process("model", "--engine", "simulated", "--model", "policy") as engine:
+        arguments = ("--upstream", f"{engine}/v1", "--model", "policy", "--drain-seconds", "3600")
+        async with asyncio.timeout(WAIT), model_server(*arguments) as (url, process):
 
             async def answers() -> bool:
                 return await status(f"{url}/readyz") == 200
@@ -138,19 +118,33 @@ async def test_while_it_drains_it_is_not_ready_and_still_answers() -> None:
             async def stopping() -> bool:
                 return await status(f"{url}/readyz") == 503
 
-            async def held(calls: int) -> bool:
-                return asked == calls
-
-            early = ask(b'{"input": "before"}')
-            await eventually(partial(held, 1))
             await eventually(answers)
-            process.send_signal(signal.SIGTERM)
-            await eventually(stopping)
-            late = ask(b'{"input": "after"}')
-            await eventually(partial(held, 2))
-            release.set()
-            assert (await early, await late) == (200, 200)
+            async with begun(url, b'{"input": "before"}') as rest:
+                process.send_signal(signal.SIGTERM)
+                await eventually(stopping)
+                assert await status(f"{url}/v1/responses", b'{"input": "after"}') == 200
+                assert await rest() == b"HTTP/1.1 200 OK\r\n"
             assert await process.wait() == 0
+
+
+@asynccontextmanager
+async def begun(url: str, body: bytes) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
+    """A call of which the server has the head; what is given sends the rest, and says how the reply begins."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+
+    async def rest() -> bytes:
+        writer.write(body)
+        return await reader.readline()
+
+    try:
+        head = f"POST /v1/responses HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\nexpect: 100-continue\r\n\r\n"
+        writer.write(head.encode())
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        yield rest
+    finally:
+        writer.close()
+        await writer.wait_closed()
 
 
 async def test_a_simulated_engine_answers_responses_and_drains() -> None:
