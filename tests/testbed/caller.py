@@ -11,6 +11,9 @@ from kubegym.http import HttpClient, Response, Url
 from kubegym.http.server import App
 from testbed.served import serving
 
+SECONDS = 240.0
+"""After which a call that hangs is a failure."""
+
 
 class Caller:
     """One server, asked over kept connections.
@@ -30,11 +33,11 @@ class Caller:
         lines = {"content-type": "application/json", **(headers or {})}
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         block = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode()
-        return await self.http.request(b"POST", self._url / path, block, data, 30)
+        return await self.http.request(b"POST", self._url / path, block, data, SECONDS)
 
     async def get(self, path: str) -> Response:
         """GET."""
-        return await self.http.request(b"GET", self._url / path, b"", b"", 30)
+        return await self.http.request(b"GET", self._url / path, b"", b"", SECONDS)
 
 
 @asynccontextmanager

@@ -15,6 +15,8 @@ from testbed.served import serving
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 STREAM_END = b"0\r\n\r\n"
 QUESTION = {"messages": [{"role": "user", "content": "q"}]}
+WAIT = 240.0
+"""Seconds after which a call that hangs is a failure."""
 
 
 def chat(text: str = "hello", **fields: Any) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class Caller:
         self.http = http
         self.url = url
 
-    async def post(self, path: str, body: Any, headers: str = "", timeout: float = 30.0) -> Response:
+    async def post(self, path: str, body: Any, headers: str = "", timeout: float = WAIT) -> Response:
         """POST JSON (or bytes as they are)."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = f"content-type: application/json\r\n{headers}".encode()
@@ -81,9 +83,9 @@ class Caller:
 
     async def get(self, path: str) -> Response:
         """GET."""
-        return await self.http.request(b"GET", Url(self.url + path), b"", b"", 30.0)
+        return await self.http.request(b"GET", Url(self.url + path), b"", b"", WAIT)
 
-    def stream(self, path: str, body: Any, timeout: float = 30.0) -> Any:
+    def stream(self, path: str, body: Any, timeout: float = WAIT) -> Any:
         """POST JSON, with the reply piece by piece."""
         return self.http.stream(b"POST", Url(self.url + path), b"", json.dumps(body).encode(), timeout)
 

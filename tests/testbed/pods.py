@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,8 +181,15 @@ async def url_of(process: asyncio.subprocess.Process) -> str:
 
 
 def kill(process: asyncio.subprocess.Process) -> None:
-    """SIGKILL for everything in the pod."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL for everything in the pod, if it has not ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def terminate(process: asyncio.subprocess.Process) -> None:
+    """SIGTERM, if it has not ended."""
+    with suppress(ProcessLookupError):
+        process.terminate()
 
 
 @asynccontextmanager
@@ -217,7 +224,7 @@ def serve_process(*arguments: str) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(60)
+                process.wait(120)
             except subprocess.TimeoutExpired:
                 process.kill()
 

@@ -23,6 +23,8 @@ from kubegym.resources.server import ResourcesServer
 
 SECRET = b"a secret of the tests, long enough"
 HERE = "127.0.0.1:1"
+SECONDS = 120.0
+"""After which a process that does not end is a failure."""
 
 
 def server_of(cls: type[Environment], config: Any = None, **options: Any) -> ResourcesServer:
@@ -115,18 +117,26 @@ class Process:
         """The processes that serve, without multiprocessing's own."""
         pid = self._running.pid
         found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+        return [child for child in found if b"spawn_main" in _command(child)]
 
     def kill(self) -> None:
         """End it without a warning, and what it has started."""
         self._running.kill()
-        self._running.wait(20)
+        self._running.wait(SECONDS)
 
     def terminate(self) -> tuple[int, str]:
         """SIGTERM: the exit status, and the log."""
         self._running.send_signal(signal.SIGTERM)
-        _, log = self._running.communicate(timeout=60)
+        _, log = self._running.communicate(timeout=SECONDS)
         return self._running.returncode, log
+
+
+def _command(pid: int) -> bytes:
+    """The command line of a process; nothing of one that has ended since it was listed."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 @contextmanager
@@ -144,9 +154,9 @@ def served_process(folder: Path, script: Path, processes: int = 1) -> Iterator[P
     assert running.stdout is not None
     try:
         url = running.stdout.readline().strip()
-        assert url, running.communicate(timeout=20)[1]
+        assert url, running.communicate(timeout=SECONDS)[1]
         yield Process(running, url)
     finally:
         if running.poll() is None:
             running.terminate()
-        running.communicate(timeout=60)
+        running.communicate(timeout=SECONDS)

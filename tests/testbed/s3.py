@@ -164,5 +164,5 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     leaf += ["-CA", str(authority), "-CAkey", str(authority_key)]
     leaf += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
     for command in (root, leaf):
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=300)
     return certificate, key

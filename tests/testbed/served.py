@@ -43,6 +43,7 @@ async def serving(app: App, *, grace_seconds: int = 5, bound: socket.socket | No
         server_header=False,
         date_header=False,
         backlog=4096,
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=grace_seconds,
     )
     server = _Server(config)

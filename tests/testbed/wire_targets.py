@@ -24,7 +24,9 @@ from typing import Any
 ENVIRONMENTS = Path(__file__).parent / "wire"
 COUNTER = ENVIRONMENTS / "counter"
 ANY_TOOL = ENVIRONMENTS / "any_tool"
-START_SECONDS = 300.0
+START_SECONDS = END_SECONDS = 300.0
+LONG_SECONDS = 3600.0
+"""Limits of what tests hold for as long as they want."""
 
 
 class Server:
@@ -62,14 +64,14 @@ class Server:
     def kill(self) -> None:
         """End it as a machine's failure would."""
         self.process.kill()
-        self.process.wait(30)
+        self.process.wait(END_SECONDS)
 
     def stop(self) -> None:
         """End it politely; it must obey."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(40)
+            self.process.wait(END_SECONDS)
         finally:
             self.kill()
             if self.process.stdout is not None:
@@ -214,17 +216,23 @@ def _agent(resources: str, model: str, options: str = "{}") -> None:
     from kubegym.agent.server import AgentServer, run_agent_server
     from kubegym.model.client import ChatClient
 
-    settings = AgentSettings(**{"max_steps": 8, "deadline_seconds": 60.0, **json.loads(options)})
+    settings = AgentSettings(**{"max_steps": 8, "deadline_seconds": LONG_SECONDS, **json.loads(options)})
     client = ChatClient(f"{model}/v1", "stub")
     agent = AgentServer.over(ResourcesClient(resources.split(",")), client, settings, name="counter")
-    run_agent_server(agent, "127.0.0.1", 0, grace_seconds=5, on_listening=_say)
+    run_agent_server(agent, "127.0.0.1", 0, grace_seconds=120, on_listening=_say)
 
 
 def _resources(environment: str, options: str = "{}") -> None:
+    from kubegym.resources import SessionLimits
     from kubegym.resources.processes import ResourcesService, run_resources_server
 
     given = json.loads(options)
-    service = ResourcesService(environment, expose_tools_over_mcp=True, aggregate_metrics=_aggregation)
+    service = ResourcesService(
+        environment,
+        session_limits=SessionLimits(tool_seconds=LONG_SECONDS),
+        expose_tools_over_mcp=True,
+        aggregate_metrics=_aggregation,
+    )
     run_resources_server(
         service,
         "127.0.0.1",
@@ -267,7 +275,7 @@ def _front(*backends: str) -> None:
                 kept = b"".join(b"%b\r\n" % line for line in lines if line.split(b":")[0].lower() not in dropped)
                 url = next(turns) / target.decode().lstrip("/")
                 try:
-                    reply = await http.request(method, url, kept, body, 60, repeatable=False)
+                    reply = await http.request(method, url, kept, body, LONG_SECONDS, repeatable=False)
                 except HttpError:
                     peer.say(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
                     continue

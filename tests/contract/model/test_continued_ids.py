@@ -42,13 +42,17 @@ async def policy(engine: DriftingEngine, through: str) -> AsyncIterator[ModelCli
     async with scripted_server(engine) as upstream:
         if through == "endpoint":
             client: ModelClient = ChatClient(f"{upstream.url}/v1", "policy")
-            yield client
-            await client.close()
+            try:
+                yield client
+            finally:
+                await client.close()
             return
         async with serving(ModelServer([f"{upstream.url}/v1"], model="policy", probe=False)) as url:
             client = ModelServerClient([url], "policy")
-            yield client
-            await client.close()
+            try:
+                yield client
+            finally:
+                await client.close()
 
 
 async def rollout(client: ModelClient) -> TokenRecord:

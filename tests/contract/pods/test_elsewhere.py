@@ -21,7 +21,7 @@ from testbed.pods import Cluster, ended, eventually, pods_end, rows_of, serve_pr
 
 pytestmark = pytest.mark.contract
 
-WAIT = 180.0
+WAIT = 600.0
 ECHO = """
 from kubegym import Environment, Row, Verdict, tool
 
@@ -100,9 +100,11 @@ async def test_images_of_an_environment_that_only_its_own_image_has(
     assert "what its tools answer" in cluster.words("worker")["message"]
 
 
-@pytest.mark.parametrize(("lease", "code", "reason"), [(60.0, 11, "OutputInUse"), (1.5, 0, "Completed")])
+@pytest.mark.parametrize(
+    ("lease", "patience", "code", "reason"), [(3600.0, 4.0, 11, "OutputInUse"), (1.5, 300.0, 0, "Completed")]
+)
 async def test_an_output_that_another_job_holds(
-    lease: float, code: int, reason: str, cluster: Cluster, model: str, prefix: str
+    lease: float, patience: float, code: int, reason: str, cluster: Cluster, model: str, prefix: str
 ) -> None:
     """Waited for as long as leases last: a job that has ended renews none."""
     async with asyncio.timeout(WAIT):
@@ -124,7 +126,7 @@ async def test_an_output_that_another_job_holds(
         worker = PodWorker(
             WorkerOptions(cluster.run_file, None, "127.0.0.1", 0),
             PodSettings.model_validate({name: variables[name] for name in variables if name.isupper()}),
-            in_use_seconds=4.0,
+            in_use_seconds=patience,
         )
         assert await worker.run() == code
     assert cluster.words("mine")["reason"] == reason
@@ -132,7 +134,7 @@ async def test_an_output_that_another_job_holds(
 
 async def until_in_flight(url: str) -> None:
     def ask() -> bytes:
-        with urllib.request.urlopen(f"{url}/progress?scope=worker", timeout=10) as reply:
+        with urllib.request.urlopen(f"{url}/progress?scope=worker", timeout=WAIT) as reply:
             return bytes(reply.read())
 
     async def some() -> bool:

@@ -25,13 +25,14 @@ from testbed.pods import (
     eventually,
     pods_end,
     serve_process,
+    terminate,
     url_of,
     worker_entry,
 )
 
 pytestmark = pytest.mark.contract
 
-WAIT = 240.0
+WAIT = 600.0
 
 
 def entry(model: str, **more: Any) -> dict[str, Any]:
@@ -121,7 +122,7 @@ async def says(url: str, words: bytes) -> bool:
     """Whether a page has the words, whatever its status."""
     http = HttpClient()
     try:
-        return words in (await http.request(b"GET", Url(url), b"", b"", 5.0)).body
+        return words in (await http.request(b"GET", Url(url), b"", b"", WAIT)).body
     finally:
         await http.close()
 
@@ -148,7 +149,7 @@ async def test_sigterm_before_anything_began(cluster: Cluster, prefix: str) -> N
             process = await cluster.worker("worker", 0)
             async with pods_end([process]):
                 await url_of(process)
-                process.terminate()
+                terminate(process)
                 await process.communicate()
     assert process.returncode == 143, cluster.log("worker")
     assert cluster.words("worker")["reason"] == "Terminated"
@@ -188,7 +189,7 @@ async def test_a_worker_whose_shard_is_taken_is_fenced(cluster: Cluster, prefix:
                 thief = StoreAccess(store, job_holder("uid-1", "1/thief"), SystemClock(), gone=lambda _: True)
                 await claim_shard(thief, plan.shard(0), run_id=plan.run_id, generation=1, ceiling=1)
                 await store.close()
-                process.terminate()
+                terminate(process)
                 await process.communicate()
     assert process.returncode == 12, cluster.log("worker")
     assert cluster.words("worker")["reason"] == "Fenced"

@@ -130,7 +130,7 @@ async def test_the_command_over_a_real_store(cluster: Cluster, tmp_path: Path) -
         await process.communicate()
         return process.returncode
 
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(600):
         assert await run(f"s3://runs/{prefix}") == 0, cluster.log("fetch")
         assert (target / "model.safetensors").read_bytes() == large
         assert cluster.words("fetch")["reason"] == "Completed"

@@ -13,12 +13,14 @@ from typing import Any
 import orjson
 import pytest
 
+from kubegym.http import Url
 from kubegym.rollout import read_run
 from testbed.pods import ROOT, Cluster, ended, eventually, pods_end, rows_of, serve_process, url_of, worker_entry
+from testbed.tcp_relay import Relay
 
 pytestmark = pytest.mark.contract
 
-WAIT = 240.0
+WAIT = 600.0
 SHARDS = {"tasksPerShard": 3}
 
 
@@ -74,23 +76,33 @@ async def test_several_environments_are_routed_and_share_a_job(cluster: Cluster,
 
 
 async def test_sigterm_saves_what_is_finished_and_another_goes_on(cluster: Cluster, model: str, prefix: str) -> None:
-    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=8, sharding=SHARDS)
-    async with asyncio.timeout(WAIT):
-        process = await cluster.worker("first", 0)
-        url = await url_of(process)
-        await until_settled(url, 20)
-        process.send_signal(signal.SIGTERM)
-        assert await ended(process) == 143
-        assert cluster.words("first")["reason"] == "Terminated"
-        store = cluster.store(prefix)
-        run = await read_run(store)
-        await store.close()
-        assert 20 <= run.manifest.totals.settled < 192
-        assert await cluster.finalise("too-early") == 11
-        assert cluster.words("too-early")["reason"] == "IncompleteRun"
-        assert await ended(await cluster.worker("second", 0)) == 0, cluster.log("second")
-        assert await cluster.finalise() == 0
-        assert len(await rows_of(cluster, prefix)) == 192
+    """The model answers no more before all is done, and again when the second one works."""
+    address = Url(model).origin
+    relay = Relay(address.host, address.port)
+    relay.gate.let(150)
+    try:
+        entry = worker_entry(f"http://127.0.0.1:{relay.port}")
+        cluster.freeze(prefix, {"math": entry}, rolloutsPerTask=8, sharding=SHARDS)
+        async with asyncio.timeout(WAIT):
+            process = await cluster.worker("first", 0)
+            async with pods_end([process]):
+                url = await url_of(process)
+                await until_settled(url, 20)
+                process.send_signal(signal.SIGTERM)
+                assert await ended(process) == 143
+            assert cluster.words("first")["reason"] == "Terminated"
+            store = cluster.store(prefix)
+            run = await read_run(store)
+            await store.close()
+            assert 20 <= run.manifest.totals.settled < 192
+            assert await cluster.finalise("too-early") == 11
+            assert cluster.words("too-early")["reason"] == "IncompleteRun"
+            relay.gate.let(None)
+            assert await ended(await cluster.worker("second", 0)) == 0, cluster.log("second")
+            assert await cluster.finalise() == 0
+            assert len(await rows_of(cluster, prefix)) == 192
+    finally:
+        await asyncio.to_thread(relay.close)
 
 
 async def test_parts_that_are_not_compressed(cluster: Cluster, model: str, prefix: str) -> None:
@@ -161,7 +173,7 @@ async def test_the_pace_changes_while_it_works(cluster: Cluster, prefix: str) ->
 
 
 async def test_probes_metrics_and_progress(cluster: Cluster, model: str, prefix: str) -> None:
-    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=50, sharding=SHARDS)
+    cluster.freeze(prefix, {"math": worker_entry(model)}, rolloutsPerTask=1000, sharding=SHARDS)
     async with asyncio.timeout(WAIT):
         process = await cluster.worker("worker", 0)
         async with pods_end([process]):
@@ -179,7 +191,7 @@ async def test_probes_metrics_and_progress(cluster: Cluster, model: str, prefix:
     told = json.loads(body)
     assert status == 200
     assert len(body) <= 16 << 10
-    assert told["rollouts"]["expected"] == 1200
+    assert told["rollouts"]["expected"] == 24000
     assert told["rollouts"]["scored"] > 0
     assert told["shards"]["total"] == 8
     assert told["shards"]["active"] >= 1
@@ -194,7 +206,7 @@ async def test_probes_metrics_and_progress(cluster: Cluster, model: str, prefix:
 async def get(url: str) -> tuple[int, bytes]:
     def ask() -> tuple[int, bytes]:
         try:
-            with urllib.request.urlopen(url, timeout=10) as reply:
+            with urllib.request.urlopen(url, timeout=WAIT) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -258,9 +258,9 @@ async def test_a_caller_that_leaves_cancels_the_rollout(serve: Serve, path: str)
     agent, _ = await serve(ForeignCounter(), model)
     body = ROW if path == "run" else ROW["responses_create_params"]
     asking = asyncio.ensure_future(agent.post(path, body))
-    await asyncio.wait_for(model.asked.wait(), 30)
+    await asyncio.wait_for(model.asked.wait(), 120)
     asking.cancel()
-    await asyncio.wait_for(model.cancelled.wait(), 30)
+    await asyncio.wait_for(model.cancelled.wait(), 120)
     text = (await agent.get("metrics")).body.decode()
     if path == "run":
         assert 'kubegym_agent_rollouts_total{outcome="cancelled",reason=""} 1.0' in text

@@ -63,11 +63,13 @@ async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
         async with serving(server) as served:
             model = Kept(http, served)
             model.control, model.stepping, model.folder, model.server = heard[0], engine, tmp_path, server
-            await model.until(serves(1))
-            state = await model.continued(checkpoint(tmp_path / "again" / "a"), 2)
-            assert state["weights"]["failure"] is None
-            yield model
-        await http.close()
+            try:
+                await model.until(serves(1))
+                state = await model.continued(checkpoint(tmp_path / "again" / "a"), 2)
+                assert state["weights"]["failure"] is None
+                yield model
+            finally:
+                await http.close()
 
 
 def told(reply: Response) -> tuple[str, list[dict[str, int]] | None]:
@@ -189,7 +191,7 @@ async def test_a_reply_is_held_until_its_weights_are_proven_or_its_time_is_over(
     async with kept(tmp_path) as model:
         short, long = (
             asyncio.ensure_future(model.post(CHAT, {**LONG, "max_tokens": 5}, f"x-kubegym-deadline: {seconds}\r\n"))
-            for seconds in (5, 60)
+            for seconds in (5, 600)
         )
         await model.stepping.until(2)
         model.stepping.step(4)
@@ -253,7 +255,7 @@ async def test_an_engine_without_the_routes_says_what_it_needs(tmp_path: Path) -
 async def test_an_agent_hears_of_it(tmp_path: Path) -> None:
     async with kept(tmp_path) as model:
         client = ModelServerClient([model.url])
-        call = asyncio.ensure_future(client.respond(RESPOND, CallContext("0123abcd-0-0", Deadline(60.0))))
+        call = asyncio.ensure_future(client.respond(RESPOND, CallContext("0123abcd-0-0", Deadline(600.0))))
         await model.stepping.until(1)
         model.stepping.step(4)
         await model.continued(checkpoint(tmp_path / "b"), 3)
@@ -296,7 +298,7 @@ async def test_rows_and_token_files_say_which_tokens_are_whose(tmp_path: Path) -
 
 async def test_a_program_at_its_own_url_is_captured_with_its_runs(tmp_path: Path) -> None:
     async with kept(tmp_path) as model, RolloutCalls([f"{model.url}/v1"], MODEL, token_ids=True) as calls:
-        base = calls.open(CallContext("0123abcd-0-0", Deadline(60.0), token_ids=True))
+        base = calls.open(CallContext("0123abcd-0-0", Deadline(600.0), token_ids=True))
         asked = [
             asyncio.ensure_future(Caller(model.http, base).post(CHAT, {**LONG, "stream": True})),
             asyncio.ensure_future(Caller(model.http, base).post("/v1/responses", RESPOND)),

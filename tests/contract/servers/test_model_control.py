@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ import pytest
 from kubegym.http import HttpClient, Response, Url
 from kubegym.model.queue import FairQueue
 from kubegym.model.server import ControlPort, ModelServer
-from kubegym.model.simulated import Distribution, SimulatedConfig, serve_simulated
-from testbed.models import QUESTION, Caller
+from kubegym.model.simulated import SimulatedConfig, SimulatedServer, serve_simulated
+from testbed.models import QUESTION, WAIT, Caller
+from testbed.pods import eventually
 from testbed.served import serving
 
 pytestmark = pytest.mark.contract
@@ -24,20 +25,28 @@ TOKEN = "s3cret"
 
 
 class Controlled(Caller):
-    """A model server and its control port."""
+    """A model server before one engine, and its control port."""
 
     control = ""
+    engine: SimulatedServer
     token = TOKEN
 
     async def order(self, path: str, body: Any = None, method: bytes = b"POST") -> Response:
         headers = f"authorization: Bearer {self.token}\r\n".encode() if self.token else b""
         data = json.dumps(body).encode() if body is not None else b""
-        return await self.http.request(method, Url(self.control + path), headers, data, 30.0)
+        return await self.http.request(method, Url(self.control + path), headers, data, WAIT)
+
+    async def until(self, so: Callable[[dict[str, Any]], bool]) -> None:
+        async def told() -> bool:
+            return so(json.loads((await self.order("/state", method=b"GET")).body))
+
+        async with asyncio.timeout(WAIT):
+            await eventually(told)
 
 
 @asynccontextmanager
-async def controlled(folder: Path, latency: float = 0.0, **options: Any) -> AsyncIterator[Controlled]:
-    engine = await serve_simulated(SimulatedConfig(model="policy", latency=Distribution.constant(latency)))
+async def controlled(folder: Path, **options: Any) -> AsyncIterator[Controlled]:
+    engine = await serve_simulated(SimulatedConfig(model="policy"))
     file = folder / "token"
     file.write_text(TOKEN + "\n")
     heard: list[str] = []
@@ -46,12 +55,12 @@ async def controlled(folder: Path, latency: float = 0.0, **options: Any) -> Asyn
     server = ModelServer([engine.url], model="policy", probe=False, control=port, **options)
     async with serving(server) as url:
         caller = Controlled(http, url)
-        caller.control = heard[0]
+        caller.control, caller.engine = heard[0], engine
         try:
             yield caller
         finally:
             await http.close()
-    await engine.close()
+            await engine.close()
 
 
 @pytest.mark.parametrize("path", ["/state", "/drain", "/pause", "/resume"])
@@ -98,23 +107,25 @@ async def test_drained_it_is_not_ready_answers_all_the_same_and_says_so(tmp_path
 
 
 async def test_a_drain_waits_for_what_is_at_work(tmp_path: Path) -> None:
-    async with controlled(tmp_path, latency=0.3) as model:
+    async with controlled(tmp_path) as model:
+        model.engine.slots.hold(True)
         call = asyncio.ensure_future(model.post("/v1/chat/completions", QUESTION))
-        while json.loads((await model.order("/state", method=b"GET")).body)["at_work"] == 0:
-            pass
-        state = json.loads((await model.order("/drain", {"wait_seconds": 20})).body)
-        assert state["at_work"] == 0
+        await model.until(lambda state: state["at_work"] == 1)
+        drain = asyncio.ensure_future(model.order("/drain", {"wait_seconds": WAIT}))
+        await model.until(lambda state: state["reason"] == "draining")
+        assert not drain.done()
+        model.engine.slots.hold(False)
+        assert json.loads((await drain).body)["at_work"] == 0
         assert (await call).status == 200
 
 
 async def test_paused_calls_are_held_and_go_on(tmp_path: Path) -> None:
     async with controlled(tmp_path) as model:
-        state = json.loads((await model.order("/pause", {"wait_seconds": 20})).body)
+        state = json.loads((await model.order("/pause", {"wait_seconds": WAIT})).body)
         assert (state["reason"], state["at_work"]) == ("paused", 0)
         assert (await model.get("/readyz")).status == 503
         call = asyncio.ensure_future(model.post("/v1/chat/completions", QUESTION))
-        while json.loads((await model.order("/state", method=b"GET")).body)["waiting"] == 0:
-            pass
+        await model.until(lambda state: state["waiting"] == 1)
         assert not call.done()
         await model.order("/resume")
         reply = await call

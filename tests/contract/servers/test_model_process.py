@@ -28,10 +28,10 @@ def test_from_start_to_sigterm() -> None:
         try:
             url = process.stdout.readline().strip()
             request = urllib.request.Request(f"{url}/v1/responses", b'{"input": "q"}')
-            with urllib.request.urlopen(request, timeout=30) as reply:
+            with urllib.request.urlopen(request, timeout=120) as reply:
                 assert reply.status == 200
             process.send_signal(signal.SIGTERM)
             assert process.stdout.read() == "over\n"
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()

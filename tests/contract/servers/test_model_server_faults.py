@@ -15,7 +15,19 @@ from kubegym.http import ConnectionLost, HttpClient, HttpError, Url
 from kubegym.model.engine_client import EngineClient
 from kubegym.model.server import ModelServer
 from kubegym.model.simulated import Distribution, Faults, SimulatedConfig, SimulatedEngine, serve_simulated
-from testbed.models import QUESTION, STREAM_END, STREAM_HEAD, Caller, calling, chat, chunk, events, model_behind, told
+from testbed.models import (
+    QUESTION,
+    STREAM_END,
+    STREAM_HEAD,
+    WAIT,
+    Caller,
+    calling,
+    chat,
+    chunk,
+    events,
+    model_behind,
+    told,
+)
 from testbed.raw_server import Peer, raw_server
 from testbed.served import serving
 
@@ -38,7 +50,7 @@ def failure(body: bytes) -> dict[str, Any]:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(WAIT):
         while not condition():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.001)
 
@@ -95,10 +107,10 @@ class TestReplies:
             gone.set()
 
         async with model_behind(script) as model:
-            heard = await model.post(path, PATHS[path], "x-kubegym-deadline: 0.2\r\n")
+            heard = await model.post(path, PATHS[path], "x-kubegym-deadline: 0.5\r\n")
             assert heard.status == 504
             assert failure(heard.body)["reason"] == "ModelTimeout"
-            await asyncio.wait_for(gone.wait(), 30)
+            await asyncio.wait_for(gone.wait(), WAIT)
 
     @pytest.mark.parametrize("path", PATHS)
     async def test_nobody_there(self, path: str) -> None:
@@ -277,7 +289,7 @@ class TestStreams:
         async with model_behind(script) as model:
             async with model.stream("/v1/chat/completions", STREAM) as reply:
                 await anext(reply)
-            await asyncio.wait_for(gone.wait(), 30)
+            await asyncio.wait_for(gone.wait(), WAIT)
             await until_metrics(model, 'status="gone"} 1.0')
 
     @pytest.mark.parametrize("path", PATHS)
@@ -295,7 +307,7 @@ class TestStreams:
             await asked.wait()
             call.cancel()
             await asyncio.wait([call])
-            await asyncio.wait_for(gone.wait(), 30)
+            await asyncio.wait_for(gone.wait(), WAIT)
             await until_metrics(model, f'route="{path}",status="gone"}} 1.0')
 
     async def test_a_slow_reader_holds_the_upstream_back(self) -> None:
@@ -328,7 +340,7 @@ class TestStreams:
 
 
 async def until_metrics(model: Caller, text: str) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(WAIT):
         while text not in await model.metrics():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.005)
 
@@ -462,15 +474,23 @@ async def test_shutting_down_answers_what_is_in_flight() -> None:
         await peer.gone()
 
     http = HttpClient()
-    async with raw_server(script) as upstream:
-        server = ModelServer([f"{upstream}/v1"], model="policy", probe=False)
-        async with serving(server) as url:
-            call = asyncio.ensure_future(
-                http.request(b"POST", Url(url + "/v1/responses"), b"", b'{"input": "q"}', 30.0)
-            )
-            await asked.wait()
-            asyncio.get_running_loop().call_later(0.05, release.set)
-        assert (await call).status == 200
-        with pytest.raises(HttpError):
-            await http.request(b"GET", Url(url + "/readyz"), b"", b"", 5.0)
-    await http.close()
+    try:
+        async with raw_server(script) as upstream:
+            server = ModelServer([f"{upstream}/v1"], model="policy", probe=False)
+
+            async def release_at_the_end() -> None:
+                await until(lambda: server.stopping)
+                release.set()
+
+            async with serving(server) as url:
+                call = asyncio.ensure_future(
+                    http.request(b"POST", Url(url + "/v1/responses"), b"", b'{"input": "q"}', WAIT)
+                )
+                await asked.wait()
+                releasing = asyncio.ensure_future(release_at_the_end())
+            await releasing
+            assert (await call).status == 200
+            with pytest.raises(HttpError):
+                await http.request(b"GET", Url(url + "/readyz"), b"", b"", WAIT)
+    finally:
+        await http.close()

@@ -18,7 +18,7 @@ from kubegym.model.server import ControlPort, ModelServer
 from kubegym.model.simulated import Distribution, SimulatedConfig, SimulatedServer, serve_simulated
 from kubegym.model.weights import CANARY_FILE, Exchange, Places, Start
 from testbed.checkpoints import checkpoint
-from testbed.models import QUESTION, Caller, events
+from testbed.models import QUESTION, WAIT, Caller, events
 from testbed.pods import eventually
 from testbed.served import serving
 from testbed.tcp_relay import Relay
@@ -26,7 +26,6 @@ from testbed.tcp_relay import Relay
 pytestmark = pytest.mark.contract
 
 TOKEN = "s3cret"
-WAIT = 240.0
 
 
 class Updated(Caller):
@@ -40,7 +39,7 @@ class Updated(Caller):
     async def order(self, path: str, body: Any = None, method: bytes = b"POST") -> Response:
         headers = f"authorization: Bearer {TOKEN}\r\n".encode()
         data = json.dumps(body).encode() if body is not None else b""
-        return await self.http.request(method, Url(self.control + path), headers, data, 30.0)
+        return await self.http.request(method, Url(self.control + path), headers, data, WAIT)
 
     async def announce(self, folder: Path, version: int, **fields: Any) -> None:
         reply = await self.order("/weights", {"uri": f"file://{folder}", "version": version, **fields})
@@ -63,6 +62,10 @@ class Updated(Caller):
 
     async def settled(self) -> dict[str, Any]:
         return await self.until(lambda state: state["weights"]["phase"] is None)
+
+    def hold(self, held: bool) -> None:
+        """The engine answers nobody who comes from now on, or all who came."""
+        self.engine.slots.hold(held)
 
     async def served(self) -> tuple[str, str | None]:
         """The weights that answered, and the version that was told."""
@@ -120,19 +123,23 @@ async def test_nobody_is_served_before_what_the_engine_began_with_has_proven(tmp
     relay = Relay(address.host, address.port)
     relay.gate.let(0)
     options: dict[str, Any] = {"model": "policy", "probe": False, "weights": (Places(), Start(1, tmp_path / "first"))}
-    async with serving(ModelServer([f"http://127.0.0.1:{relay.port}/v1"], **options)) as url:
-        model = Updated(HttpClient(), url)
-        asked = asyncio.ensure_future(model.served())
-        reply = await model.get("/readyz")
-        assert (reply.status, json.loads(reply.body)["status"]) == (503, "the weights have not been proven yet")
-        assert not asked.done()
-        relay.gate.let(None)
-        async with asyncio.timeout(WAIT):
-            assert await asked == ("first", "1")
-        assert (await model.get("/readyz")).status == 200
-        await model.http.close()
-    await asyncio.to_thread(relay.close)
-    await engine.close()
+    http = HttpClient()
+    try:
+        async with serving(ModelServer([f"http://127.0.0.1:{relay.port}/v1"], **options)) as url:
+            model = Updated(http, url)
+            asked = asyncio.ensure_future(model.served())
+            reply = await model.get("/readyz")
+            assert (reply.status, json.loads(reply.body)["status"]) == (503, "the weights have not been proven yet")
+            assert not asked.done()
+            relay.gate.let(None)
+            async with asyncio.timeout(WAIT):
+                assert await asked == ("first", "1")
+            assert (await model.get("/readyz")).status == 200
+            await http.close()
+    finally:
+        await http.close()
+        await asyncio.to_thread(relay.close)
+        await engine.close()
 
 
 async def test_what_is_announced_is_served_and_told(tmp_path: Path) -> None:
@@ -185,7 +192,8 @@ async def test_under_load_no_call_is_told_another_version_than_made_it(tmp_path:
 
 
 async def test_it_is_not_ready_while_weights_are_exchanged_and_calls_wait(tmp_path: Path) -> None:
-    async with updated(tmp_path, latency=0.5) as model:
+    async with updated(tmp_path) as model:
+        model.hold(True)
         at_work = asyncio.ensure_future(model.post("/v1/chat/completions", QUESTION))
         await model.until(lambda state: state["at_work"] == 1)
         await model.announce(checkpoint(tmp_path / "second"), 2)
@@ -193,15 +201,20 @@ async def test_it_is_not_ready_while_weights_are_exchanged_and_calls_wait(tmp_pa
         assert "version 2" in state["reason"]
         assert (await model.get("/readyz")).status == 503
         waits = asyncio.ensure_future(model.post("/v1/chat/completions", QUESTION))
+        await model.until(lambda state: state["waiting"] == 1)
+        model.hold(False)
         assert made_by(await at_work) == ("first", "1")
         assert made_by(await waits) == ("second", "2")
 
 
 async def test_a_stream_ends_with_the_weights_that_began_it(tmp_path: Path) -> None:
     async with updated(tmp_path, latency=0.3) as model:
+        model.hold(True)
         stream = asyncio.ensure_future(model.post("/v1/chat/completions", {**QUESTION, "stream": True}))
         await model.until(lambda state: state["at_work"] == 1)
         await model.announce(checkpoint(tmp_path / "second"), 2)
+        await model.until(lambda state: state["weights"]["phase"] == "draining")
+        model.hold(False)
         reply = await stream
         assert {event["system_fingerprint"] for event in events(reply.body)} == {"kubegym-simulated:first"}
         assert reply.header(b"x-kubegym-policy-version") == b"1"
@@ -364,8 +377,8 @@ async def test_an_adapter_is_loaded_under_a_new_name_and_serves_the_models_calls
             assert await model.served() == (f"lora-{version}", str(version))
             assert await model.proven()
             await model.settled()
-            listed = json.loads((await model.http.request(b"GET", Url(model.engine.url + "/models"), b"", b"", 9)).body)
-            [name] = {one["id"] for one in listed["data"]} - {"policy"}
+            listed = await model.http.request(b"GET", Url(model.engine.url + "/models"), b"", b"", WAIT)
+            [name] = {one["id"] for one in json.loads(listed.body)["data"]} - {"policy"}
             names.add(name)
         assert len(names) == 2
         await model.announce(checkpoint(tmp_path / "fourth"), 4)

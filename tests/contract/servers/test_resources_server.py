@@ -30,7 +30,7 @@ pytestmark = pytest.mark.contract
 
 ROW = {"responses_create_params": {"input": "?"}}
 COUNTER = {**ROW, "initial": 2, "expected": 7}
-SECONDS = 30.0
+SECONDS = 120.0
 
 
 class Client:

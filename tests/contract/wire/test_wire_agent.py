@@ -177,7 +177,7 @@ def test_turns_of_the_environment(our_agent: Target) -> None:
 
 
 def test_a_deadline_is_kept(our_agent: Target) -> None:
-    result = run(our_agent, [["wait", {"seconds": 50}]], "done", headers={**OURS, "x-kubegym-deadline": "1"}).json()
+    result = run(our_agent, [["wait", {"seconds": 3000}]], "done", headers={**OURS, "x-kubegym-deadline": "1"}).json()
     assert result["kubegym"]["failure"]["reason"] == "DeadlineExceeded"
     for header in ("soon", "0", "-1", "nan"):
         assert our_agent.wire().post("/run", our_agent.row, {"x-kubegym-deadline": header}).status == 422

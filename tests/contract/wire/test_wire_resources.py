@@ -295,7 +295,7 @@ async def test_tools_over_mcp(our_resources: Target) -> None:
     told = wire.post("/seed_session", row).json()["mcp"]
     assert (told["url_path"], told["transport"]) == ("/mcp", "http")
     async with (
-        httpx2.AsyncClient(headers=told["headers"], trust_env=False, timeout=60) as http,
+        httpx2.AsyncClient(headers=told["headers"], trust_env=False, timeout=240) as http,
         streamable_http_client(our_resources.url + told["url_path"], http_client=http) as streams,
         ClientSession(streams[0], streams[1]) as client,
     ):

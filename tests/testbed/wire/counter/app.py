@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, Literal
 
 from kubegym import Done, Environment, Message, Rollout, Row, ToolError, Turn, Verdict, VerifierError, tool
@@ -52,6 +53,13 @@ class Counter(Environment):
         """Answer late."""
         await asyncio.sleep(seconds)
         return "late"
+
+    @tool
+    async def wait_for(self, path: str) -> str:
+        """Answer when a file is there."""
+        while not Path(path).exists():  # noqa: ASYNC110, ASYNC240 - whoever makes it tells nobody
+            await asyncio.sleep(0.02)
+        return "there"
 
     @tool
     def repeat(self, text: str, times: int) -> str:
