@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,8 @@ async def url_of(process: asyncio.subprocess.Process) -> str:
 
 def kill(process: asyncio.subprocess.Process) -> None:
     """SIGKILL for everything in the pod."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it ended in this moment
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 @asynccontextmanager
