@@ -8,11 +8,13 @@ import random
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from kubegym.core.errors import OutputInUse
+from kubegym.core.protocols import Assignment, Attempt
 from kubegym.rollout import BatchRun, open_plan, read_run
 from kubegym.storage import LocalStore, ObjectStore, StoreOptions, open_store, probe_conditional_writes
 from testbed.build import CannotBuild
@@ -24,6 +26,7 @@ from testbed.s3 import S3Server, s3_server
 pytestmark = pytest.mark.contract
 
 WAIT = 300.0
+KILLS = 4
 ASKED = draft(30, 3, tasks_per_shard=4)
 
 
@@ -54,8 +57,23 @@ def busy() -> ScriptedEpisodes:
     return ScriptedEpisodes(mixed, pause=lognormal(1.0, 0.02))
 
 
+class Together(ScriptedEpisodes):
+    """Its rollouts wait until every worker has one: none can do all the work before the others come."""
+
+    def __init__(self, begun: dict[Together, None], workers: int) -> None:
+        super().__init__(mixed, pause=lognormal(1.0, 0.02))
+        self._begun = begun
+        self._workers = workers
+
+    async def run(self, assignment: Assignment) -> Attempt:
+        self._begun[self] = None
+        await until(lambda: len(self._begun) == self._workers)
+        return await super().run(assignment)
+
+
 async def test_two_workers_share_a_run(store: ObjectStore) -> None:
-    workers = [busy(), busy()]
+    begun: dict[Together, None] = {}
+    workers = [Together(begun, 2), Together(begun, 2)]
     async with asyncio.timeout(WAIT):
         await asyncio.gather(
             *(collect(store, ASKED, one, worker=f"pod-{n}", start=n / 2) for n, one in enumerate(workers))
@@ -103,40 +121,42 @@ async def test_growth_and_a_rival(store: ObjectStore) -> None:
         assert len(await assert_exactly_once(store)) == 27
 
 
+@asynccontextmanager
+async def worker(folder: Path, seed: int) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process that works on the run, and is there until it is killed or its input ends."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "testbed.killed", str(folder), str(seed)),
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"working\n"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
 @pytest.mark.parametrize("seed", range(10))
 async def test_killed_for_good_at_any_moment(seed: int, tmp_path: Path) -> None:
     """Real processes, real SIGKILL, a real folder; every other seed runs suspects in isolation."""
     rng = random.Random(seed)
     folder = tmp_path / "run"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    kills = 0
     async with asyncio.timeout(WAIT):
-        while True:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "testbed.killed",
-                str(folder),
-                str(seed),
-                env=environment,
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert process.stdout is not None
-            await process.stdout.readline()  # it works, or has ended
-            if kills < 4:
+        for _ in range(KILLS):
+            async with worker(folder, seed) as process:
                 await asyncio.wait([asyncio.ensure_future(process.wait())], timeout=rng.uniform(0.0, 0.25))
-            if kills < 4 and process.returncode is None:
-                process.kill()
-                kills += 1
-            await process.communicate()
-            if process.returncode == 0:
-                break
             assert process.returncode == -9
+        async with worker(folder, seed) as process:
+            await process.communicate(b"")
+        assert process.returncode == 0
         store = LocalStore(folder)
         rows = await assert_exactly_once(store)
         heads = (await read_run(store)).manifest.shards
         await store.close()
     assert len(rows) == 120
-    assert kills > 0
     assert not any(row["kubegym"]["failure"] and row["kubegym"]["failure"]["stage"] == "worker" for row in rows)
     assert len(heads) == 8

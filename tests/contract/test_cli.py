@@ -12,16 +12,22 @@ import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 import kubegym
 from testbed.command_fixtures import LIMIT
+from testbed.ports import kept_port
+from testbed.tcp_relay import Relay
 
 FILES = {"plan.json", "manifest.json", "rollouts.jsonl", "rollouts_failures.jsonl", "rollouts_aggregate_metrics.json"}
+
+SOME = 20
+"""Pieces of requests that a model's gate lets pass: enough for a few answers, too few for a run of 100."""
 
 PLAIN_VERIFY = """
     def verify(self, rollout):
@@ -47,13 +53,35 @@ def environment(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def slow_model(started: Callable[..., subprocess.Popen[str]]) -> str:
-    """URL of a simulated model that takes a tenth of a second for each answer."""
-    server = started("serve", "model", "--engine", "simulated", "--listen", "127.0.0.1:0", "--latency", "0.1")
-    assert server.stdout is not None
-    line = server.stdout.readline()
+def server(started: Callable[..., subprocess.Popen[str]]) -> str:
+    """URL of a simulated model."""
+    process = started("serve", "model", "--engine", "simulated", "--listen", "127.0.0.1:0")
+    assert process.stdout is not None
+    line = process.stdout.readline()
     assert "simulated engine, no model behind it" in line
     return line.split()[-1]
+
+
+@pytest.fixture
+def model(server: str) -> Iterator[Relay]:
+    """The way to it: while its gate holds, no run can end."""
+    port = urlsplit(server).port
+    assert port is not None
+    relay = Relay("127.0.0.1", port)
+    try:
+        yield relay
+    finally:
+        relay.close()
+
+
+def served_by(url: str) -> tuple[str, ...]:
+    """The flags of a run with a model at this URL."""
+    return "--base-url", url, "--model", "simulated"
+
+
+def through(model: Relay) -> tuple[str, ...]:
+    """The flags of a run that goes this way."""
+    return served_by(f"http://127.0.0.1:{model.port}/v1")
 
 
 def await_condition(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -144,9 +172,9 @@ def test_show_reads_a_run_by_name_task_and_rollout(run: Callable[..., Any], envi
 
 
 def test_the_key_is_nowhere_to_be_read(
-    run: Callable[..., Any], environment: Callable[..., Path], slow_model: str, tmp_path: Path
+    run: Callable[..., Any], environment: Callable[..., Path], server: str, tmp_path: Path
 ) -> None:
-    command = ("run", environment(rows=2), "--base-url", slow_model, "--model", "simulated", "--output", "out")
+    command = ("run", environment(rows=2), *served_by(server), "--output", "out")
     secret = "sk-very-secret-0123456789"
     done = run(*command, "--json", "--log-level", "debug", env={"KUBEGYM_API_KEY": secret})
     assert done.returncode == 0
@@ -200,12 +228,13 @@ def test_a_signal_ends_a_run_cleanly_and_the_same_command_resumes(
     run: Callable[..., Any],
     started: Callable[..., subprocess.Popen[str]],
     environment: Callable[..., Path],
-    slow_model: str,
+    model: Relay,
     tmp_path: Path,
     number: signal.Signals,
 ) -> None:
     output = tmp_path / "out"
-    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated", "--output", output)
+    command = ("run", environment(rows=100), *through(model), "--output", output)
+    model.gate.let(SOME)
     process = started(*command, "--concurrency", 4)
     await_condition(lambda: committed(output), process)
     process.send_signal(number)  # to the parent alone, as a service manager does it
@@ -215,6 +244,7 @@ def test_a_signal_ends_a_run_cleanly_and_the_same_command_resumes(
     saved = len(kubegym.load(output))
     assert 0 < saved < 100
     assert not (output / "manifest.json").exists()
+    model.gate.let(None)
     again = run(*command, "--concurrency", 64, "--json")
     assert again.returncode == 0
     assert json.loads(again.stdout)["resumed"] == saved
@@ -222,10 +252,11 @@ def test_a_signal_ends_a_run_cleanly_and_the_same_command_resumes(
 
 
 def test_ctrl_c_reaches_parent_and_child_at_once(
-    started: Callable[..., subprocess.Popen[str]], environment: Callable[..., Path], slow_model: str, tmp_path: Path
+    started: Callable[..., subprocess.Popen[str]], environment: Callable[..., Path], model: Relay, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated", "--output", output)
+    command = ("run", environment(rows=100), *through(model), "--output", output)
+    model.gate.let(SOME)
     process = started(*command, "--concurrency", 4)
     await_condition(lambda: committed(output), process)
     os.killpg(process.pid, signal.SIGINT)
@@ -256,7 +287,11 @@ def test_a_second_signal_ends_a_run_that_does_not_react(
         def verify(self, rollout):
             open("verifying", "w").close()
             while True:
-                pass
+                try:
+                    while True:
+                        pass
+                except BaseException:  # its limit
+                    pass
     """
     process = started("run", environment(body, rows=1), "--engine", "simulated", "--output", "out")
     await_condition((tmp_path / "verifying").exists, process)
@@ -267,12 +302,13 @@ def test_a_second_signal_ends_a_run_that_does_not_react(
 
 
 def test_nothing_is_left_behind_when_the_parent_is_killed(
-    started: Callable[..., subprocess.Popen[str]], environment: Callable[..., Path], slow_model: str, tmp_path: Path
+    started: Callable[..., subprocess.Popen[str]], environment: Callable[..., Path], model: Relay, tmp_path: Path
 ) -> None:
     if sys.platform != "linux":
         pytest.skip("only Linux ends a child with its parent")
     output = tmp_path / "out"
-    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated", "--output", output)
+    command = ("run", environment(rows=100), *through(model), "--output", output)
+    model.gate.let(SOME)
     process = started(*command, "--concurrency", 1)
     await_condition(lambda: committed(output), process)
     process.kill()
@@ -285,16 +321,18 @@ def test_after_kill_9_every_rollout_has_one_result(
     run: Callable[..., Any],
     started: Callable[..., subprocess.Popen[str]],
     environment: Callable[..., Path],
-    slow_model: str,
+    model: Relay,
     tmp_path: Path,
 ) -> None:
     output = tmp_path / "out"
-    command = ("run", environment(rows=50), "--base-url", slow_model, "--model", "simulated", "--output", output)
+    command = ("run", environment(rows=50), *through(model), "--output", output)
     command = (*command, "--rollouts-per-task", 2)
+    model.gate.let(SOME)
     process = started(*command, "--concurrency", 4)
     await_condition(lambda: committed(output), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=LIMIT)
+    model.gate.let(None)
     again = run(*command, "--concurrency", 64)
     assert again.returncode == 0
     rows = assert_exactly_once(output, 50, 2)
@@ -464,9 +502,8 @@ def test_an_unknown_environment_gets_a_suggestion(run: Callable[..., Any]) -> No
 def test_an_endpoint_that_is_not_there_fails_the_run(
     run: Callable[..., Any], environment: Callable[..., Path], tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    done = run("run", environment(), "--base-url", f"http://127.0.0.1:{port}/v1", "--model", "m", "--output", "out")
+    with kept_port() as port:
+        done = run("run", environment(), "--base-url", f"http://127.0.0.1:{port}/v1", "--model", "m", "--output", "out")
     assert done.returncode == 1
     assert "does not answer" in done.stderr
 
@@ -490,14 +527,16 @@ def test_an_output_that_another_process_works_on_is_refused(
     run: Callable[..., Any],
     started: Callable[..., subprocess.Popen[str]],
     environment: Callable[..., Path],
-    slow_model: str,
+    server: str,
+    model: Relay,
     tmp_path: Path,
 ) -> None:
     output = tmp_path / "out"
-    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated", "--output", output)
-    process = started(*command, "--concurrency", 1)
+    command = ("run", environment(rows=100), "--output", output)
+    model.gate.let(SOME)
+    process = started(*command, *through(model), "--concurrency", 1)
     await_condition(lambda: committed(output), process)
-    second = run(*command)
+    second = run(*command, *served_by(server))
     assert second.returncode == 2
     assert "[OutputInUse]" in second.stderr
 
@@ -506,10 +545,11 @@ def test_a_run_can_be_looked_at_while_it_goes_on(
     run: Callable[..., Any],
     started: Callable[..., subprocess.Popen[str]],
     environment: Callable[..., Path],
-    slow_model: str,
+    model: Relay,
     tmp_path: Path,
 ) -> None:
-    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated")
+    command = ("run", environment(rows=100), *through(model))
+    model.gate.let(SOME)
     process = started(*command, "--concurrency", 1)
     await_condition(lambda: any(committed(place) for place in tmp_path.glob("runs/made/*")), process)
     (listed,) = json.loads(run("list", "runs", "--json").stdout)
@@ -543,17 +583,17 @@ def test_version_and_list_and_validate_speak_json(run: Callable[..., Any], envir
 
 
 def test_metrics_are_served_while_it_runs(
-    started: Callable[..., subprocess.Popen[str]], environment: Callable[..., Path], slow_model: str, tmp_path: Path
+    started: Callable[..., subprocess.Popen[str]], environment: Callable[..., Path], model: Relay, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     output = tmp_path / "out"
-    command = ("run", environment(rows=100), "--base-url", slow_model, "--model", "simulated", "--output", output)
-    process = started(*command, "--concurrency", 1, "--metrics-port", port)
-    await_condition(lambda: committed(output), process)
-    with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as connection:
-        connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        page = b"".join(iter(lambda: connection.recv(65536), b""))
+    command = ("run", environment(rows=100), *through(model), "--output", output)
+    model.gate.let(SOME)
+    with kept_port() as port:
+        process = started(*command, "--concurrency", 1, "--metrics-port", port)
+        await_condition(lambda: committed(output), process)
+        with socket.create_connection(("127.0.0.1", port), timeout=LIMIT) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            page = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b'kubegym_rollouts_total{outcome="scored",reason=""}' in page
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +36,7 @@ from testbed.local_runs import (
     start,
     tool_call,
 )
+from testbed.ports import kept_port
 from testbed.raw_server import Peer, raw_server
 from testbed.runs import until
 
@@ -276,10 +276,8 @@ async def test_without_its_model_a_run_does_not_start(
 
     output = tmp_path / "out"
     if answer is None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        with pytest.raises(error, match=message):
-            await start(output, Fine, ChatClient(f"{url}/v1", "m"))
+        with kept_port() as port, pytest.raises(error, match=message):
+            await start(output, Fine, ChatClient(f"http://127.0.0.1:{port}/v1", "m"))
     else:
         async with raw_server(serve) as url:
             with pytest.raises(error, match=message):
@@ -317,20 +315,21 @@ async def test_an_endpoint_that_goes_away_and_comes_back_costs_nothing(tmp_path:
         return "fine"
 
     config = SimulatedConfig(model="m", answers=Answers(function=answer), max_concurrency=1)
-    server = await serve_simulated(config)
-    port = int(server.url.split(":")[2].split("/")[0])
-    client = ChatClient(server.url, "m", faults=Backoff(attempts=1))
     shown = Watching()
-    run = asyncio.create_task(
-        settle_all(tmp_path / "out", Fine, client, rows=numbered(60), concurrency=4, display=shown, max_attempts=50)
-    )
-    await asyncio.wait_for(answered.wait(), 30)
-    await server.close(0)
-    await asyncio.wait_for(until(lambda: shown.progress is not None and shown.progress.retries >= 4), 30)
-    server = await serve_simulated(config, port=port)
-    ended = await asyncio.wait_for(run, 30)
-    await client.close()
-    await server.close()
+    with kept_port() as port:
+        server = await serve_simulated(config, port=port)
+        client = ChatClient(server.url, "m", faults=Backoff(attempts=1))
+        run = asyncio.create_task(
+            settle_all(tmp_path / "out", Fine, client, rows=numbered(60), concurrency=4, display=shown, max_attempts=50)
+        )
+        async with asyncio.timeout(300):
+            await answered.wait()
+            await server.close(0)
+            await until(lambda: shown.progress is not None and shown.progress.retries >= 4)
+            server = await serve_simulated(config, port=port)
+            ended = await run
+        await client.close()
+        await server.close()
     assert_scored(ended, *range(60))
     assert ended.result.manifest.totals.attempts > 60
 

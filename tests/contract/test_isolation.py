@@ -69,7 +69,7 @@ async def test_a_child_that_hangs_is_killed_when_it_is_left(tmp_path: Path) -> N
     async with asyncio.timeout(WAIT):
         async with IsolatedChild(spec({"0": "hang"}, pids)) as child:
             task = asyncio.create_task(child.run(assignment_of(0)))
-            await until(pids.exists)
+            await until(lambda: pids.exists() and "\n" in pids.read_text())
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
     assert not alive(int(pids.read_text().split()[0]))
@@ -179,7 +179,7 @@ async def test_a_stop_ends_suspects_that_hang_and_leaves_them_to_the_next(tmp_pa
         await crashed_worker(store, {"5": "exit"})
         run = await next_worker(store, spec({"5": "hang"}, pids), ScriptedEpisodes(), "next")
         task = asyncio.create_task(run.run())
-        await until(lambda: pids.exists() and "-5-0" in pids.read_text())
+        await until(lambda: pids.exists() and "-5-0\n" in pids.read_text())
         run.stop()
         manifest = await task
         assert not manifest.complete

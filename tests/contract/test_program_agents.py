@@ -13,15 +13,21 @@ from typing import Any
 import orjson
 import pytest
 
+from kubegym.agent.attempt import AgentSettings
+from kubegym.agent.program import Program, run_program
 from kubegym.core.errors import InvalidSpec
+from kubegym.core.ids import rollout_id, task_id
+from kubegym.core.protocols import Assignment, CallContext, SeenCalls
 from kubegym.local.episodes import build_episodes
 from kubegym.local.localrun import LocalRun
 from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import read_results
 from kubegym.local.split import split_servers
+from kubegym.resources import EnvironmentRuntime, load_environment
 from testbed.comparable import rows_of
 from testbed.program_environment import AGENT, program_environment
 from testbed.raw_server import Peer, raw_server
+from testbed.runs import until
 
 pytestmark = pytest.mark.contract
 
@@ -127,21 +133,46 @@ async def test_a_model_in_trouble_is_the_attempts_failure_whatever_the_program_m
     assert row["reward"] is None
 
 
+class NoModel:
+    """Base URLs behind which nobody is; keeps the context of the rollout that it was asked for."""
+
+    model = "m"
+    context: CallContext
+
+    def open(self, context: CallContext, **_: Any) -> str:
+        self.context = context
+        return "http://127.0.0.1:9"
+
+    def shut(self, rollout_id: str) -> SeenCalls:
+        return SeenCalls([], None, False)
+
+
 async def test_at_the_deadline_it_is_killed_with_what_it_started(tmp_path: Path) -> None:
+    """The deadline comes when the program has started what it starts, however long that takes."""
     agent = (
         "import os, subprocess, sys\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "open(os.environ['PROBE'], 'w').write(f'{child.pid} {os.getcwd()}')\n"
+        "open(os.environ['PROBE'], 'w').write(f'{child.pid} {os.getcwd()}\\n')\n"
         "child.wait()\n"
     )
     folder = program_environment(tmp_path / "asked", agent, tasks=1)
-    spec = resolve([folder], RunFlags(engine="simulated"))
-    (entry,) = spec.entries
-    spec = replace(spec, entries=(replace(entry, rollout_timeout=1.0),), output=str(tmp_path / "run"))
-    await LocalRun(replace(spec, max_attempts=1, max_failed_fraction=1.0)).run()
-    (row,) = (await read_results(tmp_path / "run")).rows
-    assert (row["kubegym"]["failure"]["reason"], row["kubegym"]["stop_reason"]) == ("DeadlineExceeded", "deadline")
-    assert_gone(Path(folder) / "probe")
+    (entry,) = resolve([folder], RunFlags(engine="simulated")).entries
+    program = Program.parse(entry.harness_config, "asked", Path(folder))
+    row = {"responses_create_params": {"input": "Say 0"}}
+    assignment = Assignment("asked", row, task_id("asked", row), 0, 0, rollout_id("1" * 8, 0, 0))
+    runtime = EnvironmentRuntime(load_environment(folder).cls)
+    await runtime.start()
+    urls, probe = NoModel(), Path(folder) / "probe"
+    settings = AgentSettings(deadline_seconds=600.0)
+    attempting = asyncio.ensure_future(run_program(assignment, runtime.session(assignment), program, urls, settings))
+    async with asyncio.timeout(300):
+        await until(lambda: attempting.done() or (probe.exists() and "\n" in probe.read_text()))
+        urls.context.deadline.take_back(600.0)
+        attempt = await attempting
+    await runtime.close()
+    assert attempt.failure is not None
+    assert (attempt.failure.reason, attempt.stop_reason) == ("DeadlineExceeded", "deadline")
+    assert_gone(probe)
 
 
 def assert_gone(probe: Path) -> None:

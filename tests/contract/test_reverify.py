@@ -209,11 +209,13 @@ async def test_what_cannot_be_verified_is_said(run: Callable[..., Any], tmp_path
     assert not (tmp_path / "new").exists()
 
 
-SLOW = """
+HELD = """
     async def verify(self, rollout):
-        await asyncio.sleep(0.05)
+        while self.task.n >= 20 and not os.path.exists("go"):
+            await asyncio.sleep(0.05)
         return Verdict(float(self.task.n))
 """
+"""Cannot come to its end before it may."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
@@ -222,7 +224,7 @@ def test_whatever_ends_it_the_same_command_goes_on(
 ) -> None:
     folder, out, new = write(tmp_path / "made", rows=150), tmp_path / "out", tmp_path / "new"
     run("run", folder, "--output", out)
-    write(folder, SLOW, rows=150)
+    write(folder, HELD, rows=150)
     process = started("reverify", out, "--output", new, "--concurrency", 2)
     end = time.monotonic() + LIMIT
     while not (any(new.glob("shards/*/*.jsonl.zst")) and len(kubegym.load(new))):
@@ -236,6 +238,7 @@ def test_whatever_ends_it_the_same_command_goes_on(
     if number == signal.SIGTERM:
         assert process.returncode == 128 + number
         assert "of 150 saved in" in err
+    (tmp_path / "go").touch()
     told = run("reverify", out, "--output", new, "--concurrency", 64, "--json")
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout)["environments"]["made"]["rollouts"] == 150

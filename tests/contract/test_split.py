@@ -45,7 +45,7 @@ def serving(*arguments: str) -> Iterator[str]:
             yield found[0]
         finally:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, "a server ends cleanly at SIGTERM"
+            assert process.wait(300) == 0, "a server ends cleanly at SIGTERM"
 
 
 @pytest.fixture

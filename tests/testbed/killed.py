@@ -1,4 +1,7 @@
-"""A worker to be killed: ``python -m testbed.killed FOLDER SEED``. Says when it works, ends with 0 when all is done."""
+"""A worker to be killed: ``python -m testbed.killed FOLDER SEED``. Says when it works.
+
+It ends with 0 when all is done and its input has come to an end: until then it can be killed.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ async def main(folder: Path, isolate: bool, holder: Holder) -> None:
     manifest = await run.run()
     assert manifest.complete, "everything was there for this worker to do"
     await store.close()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -50,16 +50,23 @@ def test_right_programs_pass(code: str, tests: dict[str, Any]) -> None:
         ("print(int(input()) * 2)\nprint()\nprint(1)", DOUBLE, [-2], "wrong"),
         ("print(1 / 0)", DOUBLE, [-4], "error"),
         ("print(4", DOUBLE, [-4], "error"),
-        ("while True: pass", DOUBLE, [-3], "time"),
-        ("import time\ntime.sleep(60)", DOUBLE, [-3], "time"),
         ("def append(items, item):\n    return object()", ADD, [-4], "error"),
         ("def other(): pass", ADD, [-4], "error"),
     ],
 )
 def test_the_first_failing_test_says_why(code: str, tests: dict[str, Any], result: list[Any], problem: str) -> None:
-    played = run_on(code, tests, {"unit_test_timeout_secs": 0.5})
+    played = run_on(code, tests)
     assert played.reward == 0.0
     assert (played.fields["result"], played.fields["metadata"]["problem"]) == (result, problem)
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds"), [("while True: pass", 2.0), ("import time\ntime.sleep(60)", 0.5)], ids=["computes", "sleeps"]
+)
+def test_a_program_without_an_end_is_said_to_take_too_long(code: str, seconds: float) -> None:
+    played = run_on(code, DOUBLE, {"unit_test_timeout_secs": seconds})
+    assert played.reward == 0.0
+    assert (played.fields["result"], played.fields["metadata"]["problem"]) == ([-3], "time")
 
 
 def test_a_program_that_exits_with_an_error_passes_for_nemo_gym_alone() -> None:

@@ -54,7 +54,7 @@ def test_a_program_that_ends_or_computes_for_ever_takes_its_session_along_and_no
         python("while True: pass"),
         python("print(2 + 3)"),
         "\\boxed{1}",
-        config={"max_execution_time": 1.0, "session_cpu_seconds": 1.0},
+        config={"max_execution_time": 60.0, "session_cpu_seconds": 1.0},
     )
     _, second, third, fourth = told(played)
     assert second["stdout"] == "False\n"

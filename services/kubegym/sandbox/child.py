@@ -322,8 +322,9 @@ def _exit(code: int) -> NoReturn:
 
 
 def _session() -> NoReturn:
-    """Run what comes in, one call after the other, until the caller hangs up."""
+    """Say that it is there, and run what comes in, one call after the other, until the caller hangs up."""
     namespace = vars(sys.modules["__main__"])
+    _write_all(VALUE_DESCRIPTOR, LENGTH.pack(0))
     while (head := _read_all(COMMANDS_DESCRIPTOR, LENGTH.size)) is not None:
         body = _read_all(COMMANDS_DESCRIPTOR, LENGTH.unpack(head)[0])
         if body is None:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kubegym.sandbox import kernel
@@ -30,6 +30,8 @@ DEFAULT_LIBRARIES = ("numpy",)
 _START_SECONDS = 120.0
 _GRACE_SECONDS = 30.0
 """How much longer than a program may last its warden may take before it counts as lost."""
+_SESSION_SECONDS = 86_400.0
+"""How long a session may last with the pauses between its calls."""
 _ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -127,7 +129,8 @@ class LocalSandbox:
         with place, Pipes.open() as pipes:
             with payload:
                 theirs = [payload.fileno(), *pipes.theirs]
-                place.send({"do": "session", "limits": limits.to_dict()}, theirs)
+                lasting = replace(limits, wall_seconds=_SESSION_SECONDS)  # between calls, too; each call has its own
+                place.send({"do": "session", "limits": lasting.to_dict()}, theirs)
             pipes.close_theirs()
             session = LocalSession(place, pipes, limits)
             try:

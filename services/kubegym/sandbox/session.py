@@ -7,14 +7,16 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 from kubegym.sandbox.child import LENGTH
 from kubegym.sandbox.errors import SandboxError, SandboxLost
 from kubegym.sandbox.payload import check_report, parse_value
+from kubegym.sandbox.proc import thread_queued_seconds
 from kubegym.sandbox.protocol import Execution, Limits
 
 _CHUNK = 1 << 16
@@ -82,7 +84,7 @@ class LocalSession:
         self._warden = warden
         self._commands, self._stdout, self._stderr, self._values = pipes.mine
         self._limits = limits
-        self._report: dict[str, Any] | None = None
+        self._began = False
         self._turn = asyncio.Lock()
         self._ending = asyncio.ensure_future(warden.report())
 
@@ -91,18 +93,33 @@ class LocalSession:
         async with self._turn:
             if self._ending.done():
                 raise SandboxLost("the session's program has ended", retryable=False)
+            if not self._began:
+                await self._begin()
             return await self._call(code, value)
+
+    async def _begin(self) -> None:
+        """Wait until it is there, or has ended before: its time counts from then on. The warden bounds this."""
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[None] = loop.create_future()
+
+        def settle(*_: object) -> None:
+            _settle(begun)
+
+        loop.add_reader(self._values, settle)
+        self._ending.add_done_callback(settle)
+        try:
+            await begun
+            self._began = True
+        finally:
+            self._ending.remove_done_callback(settle)
+            loop.remove_reader(self._values)
 
     async def _call(self, code: str, value: str | None) -> Execution:
         call = _Call(secrets.token_hex(8).encode(), self._limits.output_bytes)
         body = json.dumps({"call": call.id.decode(), "code": code, "value": value}).encode()
         began = time.monotonic()
-        stopped = None
         try:
-            async with asyncio.timeout(self._limits.wall_seconds):
-                stopped = await self._exchange(call, LENGTH.pack(len(body)) + body)
-        except TimeoutError:
-            stopped = "wall"
+            stopped = await self._in_time(self._exchange(call, LENGTH.pack(len(body)) + body))
         except BaseException:
             self._kill()
             raise
@@ -110,6 +127,25 @@ class LocalSession:
         if stopped is None and call.answer is not None:
             return self._answered(call, seconds)
         return await self._ended(call, stopped, seconds)
+
+    async def _in_time(self, exchange: Coroutine[Any, Any, str | None]) -> str | None:
+        """What comes of it; ``wall`` after the time that a call may take.
+
+        When this thread waits for a processor the program does, too, most likely: that time is added, up to threefold.
+        """
+        limit, thread, began = self._limits.wall_seconds, threading.get_native_id(), time.monotonic()
+        before = thread_queued_seconds(thread)
+        work = asyncio.ensure_future(exchange)
+        try:
+            left = limit
+            while left > 0 and not work.done():
+                await asyncio.wait({work}, timeout=left)
+                queued = thread_queued_seconds(thread) - before
+                left = limit + min(queued, 3 * limit) - (time.monotonic() - began)
+            return work.result() if work.done() else "wall"
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _exchange(self, call: _Call, data: bytes) -> str | None:
         """Write a call and read until its answer, its end, or a flood. The limit that stopped it, if one did."""

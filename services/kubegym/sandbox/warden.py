@@ -33,8 +33,8 @@ _FLOOD = 16 << 20
 """Output beyond its limit that is thrown away before the program is stopped."""
 _MOST_REFUSALS = 10_000
 _WALL_FACTOR = 4.0
-_START_SECONDS = 20.0  # until the walls stand; milliseconds, where there is a processor
 """How much longer than its limit a program may last that waits for a busy processor."""
+_START_SECONDS = 20.0  # until the walls stand; milliseconds, where there is a processor
 _CHUNK = 1 << 20
 
 
@@ -406,11 +406,13 @@ def watch_end(watch: Watch) -> dict[str, Any]:
     _, status = os.waitpid(watch.pid, 0)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     code = os.waitstatus_to_exitcode(status)
+    cpu_seconds = used.ru_utime + used.ru_stime - watch.children_before
     report: dict[str, Any] = {
         "exit_code": code if code >= 0 else None,
         "signal": -code if code < 0 else None,
-        "cpu_seconds": used.ru_utime + used.ru_stime - watch.children_before,
+        "cpu_seconds": cpu_seconds,
     }
-    if code == -signal.SIGXCPU:
+    killed = code == -signal.SIGKILL and watch.stopped is None and cpu_seconds > watch.limits["cpu_seconds"]
+    if killed or code == -signal.SIGXCPU:  # by the kernel, where a busy machine let no tick come in time
         report["stopped"] = "cpu"
     return report

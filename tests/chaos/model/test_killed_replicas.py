@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from kubegym.local.resolve import RunFlags, resolve
 from kubegym.local.results import read_results
 from testbed.comparable import rows_of
 from testbed.pods import ROOT, url_of
+from testbed.ports import kept_port
 
 pytestmark = pytest.mark.chaos
 
@@ -61,9 +62,9 @@ class HeldClient(ModelServerClient):
 class Replica:
     """A model server process that comes back at its address when it is killed."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, url: str = "") -> None:
         self.arguments = arguments
-        self.url = ""
+        self.url = url
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -84,12 +85,15 @@ class Replica:
 @asynccontextmanager
 async def replicas(count: int) -> AsyncIterator[list[Replica]]:
     """Simulated engines, each in a process of its own."""
-    all_of_them = [Replica("--engine", "simulated", "--latency", "0.3:0.3") for _ in range(count)]
-    await asyncio.gather(*(one.start() for one in all_of_them))
-    try:
-        yield all_of_them
-    finally:
-        await asyncio.gather(*(one.signal(signal.SIGKILL) for one in all_of_them))
+    arguments = ("--engine", "simulated", "--latency", "0.3:0.3")
+    with ExitStack() as stack:
+        ports = [stack.enter_context(kept_port()) for _ in range(count)]
+        all_of_them = [Replica(*arguments, url=f"http://127.0.0.1:{port}") for port in ports]
+        try:
+            await asyncio.gather(*(one.start() for one in all_of_them))
+            yield all_of_them
+        finally:
+            await asyncio.gather(*(one.signal(signal.SIGKILL) for one in all_of_them if one.process is not None))
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from testbed.pods import ROOT, Cluster, ended, eventually, kill, pods_end, rows_of, url_of, worker_entry
+from testbed.ports import kept_port
 from testbed.tcp_relay import Gate, Relay
 
 pytestmark = pytest.mark.chaos
@@ -30,6 +31,13 @@ def relay(model: str) -> Iterator[Relay]:
         yield relay
     finally:
         relay.close()
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """Of a server that comes back at its address."""
+    with kept_port() as port:
+        yield port
 
 
 def url(relay: Relay) -> str:
@@ -76,8 +84,8 @@ async def test_killed_at_any_moment_each_rollout_has_one_result(
         for _ in range(2 * workers):
             relay.gate.let(rng.randint(2, 10))
             await held(relay.gate)
-            await eventually(somebody_works)
             await asyncio.sleep(rng.uniform(0, 1.5))  # what came before the gate held is written meanwhile, or not
+            await eventually(somebody_works)
             kill(rng.choice(working()))
         relay.gate.let(None)
 
@@ -129,7 +137,9 @@ async def test_a_rollout_that_kills_its_worker_fails_alone(cluster: Cluster, mod
     assert cluster.words("finaliser")["failures"] == {"WorkerCrashed": 1}
 
 
-async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, relay: Relay, prefix: str) -> None:
+async def test_no_rollout_fails_because_its_agent_is_away(
+    cluster: Cluster, relay: Relay, prefix: str, port: int
+) -> None:
     """Its pod is replaced, which takes longer than the tries of a rollout: they wait for it."""
     environment = str(ROOT / "environments" / "arithmetic")
     pods: list[asyncio.subprocess.Process] = []
@@ -140,7 +150,7 @@ async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, rela
         return await url_of(pods[-1])
 
     async with asyncio.timeout(WAIT), pods_end(pods):
-        address = await agent("127.0.0.1:0")
+        address = await agent(f"127.0.0.1:{port}")
         entry = worker_entry(url(relay), agent=[address])
         cluster.freeze(prefix, {"math": entry}, rolloutsPerTask=8, sharding=SHARDS)
         relay.gate.let(20)
@@ -153,7 +163,7 @@ async def test_no_rollout_fails_because_its_agent_is_away(cluster: Cluster, rela
             relay.gate.let(20)
             await asyncio.wait([done], timeout=6)
             assert not done.done()
-            await agent(address.removeprefix("http://"))
+            await agent(f"127.0.0.1:{port}")
         relay.gate.let(None)
         pods.append(worker)
         assert await ended(worker) == 0, cluster.log("worker")

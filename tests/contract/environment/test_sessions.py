@@ -244,7 +244,7 @@ async def test_what_waits_for_ever_ends(open_session: Any, use: Any, expected: t
 async def ask_judge(open_session: Any, replies: Sequence[Reply]) -> tuple[Any, ScriptedModel]:
     judge = ScriptedModel(replies)
     session = await open_session(worlds.Judged, models={"judge": judge})
-    session.deadline = Deadline(60)
+    session.deadline = Deadline(600)
     await session.seed()
     return session, judge
 

@@ -94,8 +94,8 @@ async def test_many_at_once(sandbox: Sandbox) -> None:
         ("import time; time.sleep(60)", Limits(wall_seconds=0.2), "wall"),
         ("while True: print('x' * 100_000)", Limits(output_bytes=1000), "output"),
         (
-            "for n in range(100): open(str(n), 'wb').write(bytes(1 << 20))\nimport time; time.sleep(9)",
-            Limits(disk_bytes=5 << 20),
+            "for n in range(100): open(str(n), 'wb').write(bytes(1 << 20))\nimport time; time.sleep(600)",
+            Limits(disk_bytes=5 << 20, wall_seconds=120),
             "disk",
         ),
     ],
@@ -160,6 +160,13 @@ async def test_a_session_that_was_stopped_says_so(sandbox: Sandbox) -> None:
         with pytest.raises(SandboxLost) as raised:
             await session.run("1")
         assert not raised.value.retryable
+
+
+async def test_a_session_lasts_longer_than_a_call_may(sandbox: Sandbox) -> None:
+    async with sandbox.session(limits=Limits(wall_seconds=1.0)) as session:
+        await session.run("x = 1")
+        assert (await sandbox.run("import time; time.sleep(1.5)")).ok
+        assert (await session.run("", value="x")).value == 1
 
 
 async def test_a_session_that_ended_itself(sandbox: Sandbox) -> None:

@@ -142,6 +142,6 @@ assert os.waitstatus_to_exitcode(status) == 3
 
 def test_a_process_forked_before_the_first_request_may_use_stores_and_a_later_one_not(s3: S3Server) -> None:
     url = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    done = subprocess.run([sys.executable, "-c", FORK, s3.endpoint, url], timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", FORK, s3.endpoint, url], timeout=300, check=False)
     assert done.returncode == 0
     assert len(list((s3.folder / url.removeprefix("s3://")).iterdir())) == 2

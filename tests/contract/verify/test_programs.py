@@ -90,7 +90,7 @@ async def test_a_report_counts_what_was_run(sandbox: LocalSandbox) -> None:
     ],
 )
 async def test_why_a_program_fails(sandbox: LocalSandbox, code: str, problem: str) -> None:
-    limits = Limits(cpu_seconds=0.5, wall_seconds=5.0, memory_bytes=256 << 20, file_bytes=1 << 20)
+    limits = Limits(cpu_seconds=0.5, wall_seconds=60.0, memory_bytes=256 << 20, file_bytes=1 << 20)
     report = await run_tests(sandbox, code, [Case("", "1")], limits=limits)
     assert (report.passed, report.problem) == ([False], problem)
 

@@ -82,7 +82,7 @@ async def test_trouble_is_tried_again_within_bounds(kind: str) -> None:
     busy = told(503, b'{"error": "loading"}', extra="retry-after: 0\r\n")
     model = RewardModel(busy, told(502, b"proxy", "text/plain"), told(200, SCORE))
     async with asked_at(kind, model) as client:
-        reply = await client.question("pooling", {"messages": MESSAGES}, CallContext("1a2b3c4d-0-0", Deadline(30)))
+        reply = await client.question("pooling", {"messages": MESSAGES}, CallContext("1a2b3c4d-0-0", Deadline(600)))
     assert reply["data"][0]["data"] == [0.75]
     assert len(model.bodies) == 3
 
@@ -95,7 +95,7 @@ async def test_what_does_not_help_raises(kind: str, reply: bytes, tries: int) ->
     model = RewardModel(reply)
     async with asked_at(kind, model) as client:
         with pytest.raises(ModelError) as raised:
-            await client.question("pooling", {}, CallContext("1a2b3c4d-0-0", Deadline(30)))
+            await client.question("pooling", {}, CallContext("1a2b3c4d-0-0", Deadline(600)))
     assert len(model.bodies) == tries
     assert raised.value.retryable is (tries > 1)
 
@@ -103,5 +103,5 @@ async def test_what_does_not_help_raises(kind: str, reply: bytes, tries: int) ->
 async def test_a_page_is_no_answer(kind: str) -> None:
     async with asked_at(kind, RewardModel(told(200, b"[1]"))) as client:
         with pytest.raises(ModelError) as raised:
-            await client.question("pooling", {}, CallContext("1a2b3c4d-0-0", Deadline(30)))
+            await client.question("pooling", {}, CallContext("1a2b3c4d-0-0", Deadline(600)))
     assert raised.value.reason == "ModelReplyInvalid"

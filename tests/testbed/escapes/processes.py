@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubegym.sandbox.protocol import Execution
-from testbed.escapes.program import LIMITS, TREE, Escape, one, printed
+from testbed.escapes.program import TREE, WAITING, Escape, one, printed
 
 
 def _few(execution: Execution) -> bool:
@@ -57,7 +57,7 @@ n = 0
 for _ in range(2000):
     try:
         if os.fork() == 0:
-            time.sleep(2); os._exit(0)
+            time.sleep(600); os._exit(0)
         n += 1
     except OSError:
         break
@@ -100,7 +100,7 @@ import threading, time
 n = 0
 for _ in range(3000):
     try:
-        threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         n += 1
     except RuntimeError:
         break
@@ -117,7 +117,7 @@ threading.stack_size(32768)
 n = 0
 for _ in range(3000):
     try:
-        threading.Thread(target=time.sleep, args=(1,), daemon=True).start()
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
         n += 1
     except RuntimeError:
         break
@@ -135,7 +135,7 @@ for _ in range(6):
         n = 0
         for _ in range(100):
             try:
-                threading.Thread(target=time.sleep, args=(1,), daemon=True).start(); n += 1
+                threading.Thread(target=time.sleep, args=(600,), daemon=True).start(); n += 1
             except RuntimeError:
                 break
         print("ESCAPED" if n > 12 else "CONTAINED", n, flush=True)
@@ -207,7 +207,7 @@ print("CONTAINED if nobody is left")
         "stop instead of ending, so that nobody waits long enough",
         "import signal\nos.kill(os.getpid(), signal.SIGSTOP)\nprint('ESCAPED')",
         lambda done: done.stopped == "wall",
-        limits=LIMITS,
+        limits=WAITING,
     ),
     Escape(
         "zombies",

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kubegym.sandbox.protocol import Execution, Limits
 
 LIMITS = Limits(
-    cpu_seconds=3, wall_seconds=8, memory_bytes=128 << 20, file_bytes=16 << 20, disk_bytes=32 << 20, files=500
+    cpu_seconds=3, wall_seconds=60, memory_bytes=128 << 20, file_bytes=16 << 20, disk_bytes=32 << 20, files=500
 )
 TREE = Limits(
     cpu_seconds=4,
-    wall_seconds=8,
+    wall_seconds=60,
     memory_bytes=128 << 20,
     processes=8,
     threads=8,
@@ -21,6 +21,9 @@ TREE = Limits(
     files=500,
 )
 """For programs that were allowed processes."""
+
+WAITING = replace(LIMITS, wall_seconds=4)
+"""For programs that wait until that is over."""
 
 PRELUDE = '''
 import ctypes, errno, json, os, sys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubegym.sandbox.protocol import Execution
-from testbed.escapes.program import TREE, Escape, one, printed, stopped
+from testbed.escapes.program import TREE, WAITING, Escape, one, printed, stopped
 
 MEBI = 1 << 20
 
@@ -27,7 +27,7 @@ ESCAPES = (
         "memory_in_threads",
         "take memory in stacks",
         (
-            "[__import__('threading').Thread(target=__import__('time').sleep, args=(1,), "
+            "[__import__('threading').Thread(target=__import__('time').sleep, args=(600,), "
             "daemon=True).start() for _ in range(5000)] and 1"
         ),
         setup="import threading\nthreading.stack_size(64 << 20)",
@@ -41,7 +41,7 @@ for _ in range(8):
     if os.fork() == 0:
         data = bytearray(100 << 20)
         for i in range(0, len(data), 4096): data[i] = 1
-        time.sleep(3)
+        time.sleep(600)
         os._exit(0)
 for _ in range(8): os.wait()
 print("ESCAPED: all of them had their memory")
@@ -58,7 +58,7 @@ for _ in range(8):
     if os.fork() == 0:
         data = mmap.mmap(-1, 100 << 20)
         for i in range(0, len(data), 4096): data[i] = 1
-        time.sleep(3)
+        time.sleep(600)
         os._exit(0)
 for _ in range(8): os.wait()
 print("ESCAPED: all of them had their memory")
@@ -110,7 +110,7 @@ time.sleep(60)
         stopped("cpu", "wall"),
         limits=TREE,
     ),
-    Escape("sleep", "wait for ever", "import time\ntime.sleep(10**6)", stopped("wall")),
+    Escape("sleep", "wait for ever", "import time\ntime.sleep(10**6)", stopped("wall"), limits=WAITING),
     Escape("read_stdin", "wait for input that never comes", "attempt(lambda: sys.stdin.read(), '')"),
     Escape(
         "one_large_file",
@@ -121,19 +121,22 @@ time.sleep(60)
     Escape(
         "many_files",
         "fill the disk with many files",
-        "for i in range(1000):\n    open(f'f{i}', 'wb').write(bytes(1 << 20))\nprint('ESCAPED')",
+        (
+            "import time\nfor i in range(1000):\n    open(f'f{i}', 'wb').write(bytes(1 << 20))\n"
+            "time.sleep(600)\nprint('ESCAPED')"
+        ),
         stopped("disk"),
     ),
     Escape(
         "many_empty_files",
         "use the file system up with empty files",
-        "import time\nfor i in range(200_000):\n    open(f'f{i}', 'w').close()\ntime.sleep(1)\nprint('ESCAPED')",
+        "import time\nfor i in range(200_000):\n    open(f'f{i}', 'w').close()\ntime.sleep(600)\nprint('ESCAPED')",
         stopped("disk", "cpu"),
     ),
     Escape(
         "many_folders",
         "use the file system up with folders",
-        "import time\nfor i in range(200_000):\n    os.mkdir(f'd{i}')\ntime.sleep(1)\nprint('ESCAPED')",
+        "import time\nfor i in range(200_000):\n    os.mkdir(f'd{i}')\ntime.sleep(600)\nprint('ESCAPED')",
         stopped("disk", "cpu"),
     ),
     Escape(
@@ -142,7 +145,7 @@ time.sleep(60)
         (
             "import time\nkept = []\nfor i in range(100):\n"
             "    f = open('f', 'wb'); os.remove('f'); kept.append(f)\n"
-            "    f.write(bytes(8 << 20)); f.flush()\ntime.sleep(1)\nprint('ESCAPED')"
+            "    f.write(bytes(8 << 20)); f.flush()\ntime.sleep(600)\nprint('ESCAPED')"
         ),
         stopped("disk"),
     ),

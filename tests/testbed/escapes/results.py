@@ -227,8 +227,8 @@ attempt(lambda: found, False)
         "fake_time",
         "look faster than it is",
         (
-            "import time\ntime.process_time = lambda: 0.0\nt = time.monotonic()\n"
-            "while time.monotonic() < t + 0.4: pass\nprint('CONTAINED')"
+            "import time\nspent = time.process_time\ntime.process_time = lambda: 0.0\n"
+            "while spent() < 0.4: pass\nprint('CONTAINED')"
         ),
         lambda done: printed(done) and done.cpu_seconds > 0.05 and math.isfinite(done.cpu_seconds),
     ),
