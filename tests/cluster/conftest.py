@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -38,9 +38,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     given = _given()
     if given is not None:
         found = Cluster(given, tmp_path_factory.mktemp("cluster"))
-        _refuse_elsewhere(found)
-        yield found
-        found.api.close()
+        with closing(found.api):
+            _refuse_elsewhere(found)
+            yield found
         return
     with _own(tmp_path_factory) as own:
         yield own
@@ -96,8 +96,8 @@ def _own(folders: pytest.TempPathFactory) -> Iterator[Cluster]:
     try:
         with control_plane() as plane:
             own = Cluster(plane.kubeconfig, folders.mktemp("cluster"), plane)
-            yield own
-            own.api.close()
+            with closing(own.api):
+                yield own
     except CannotBuild as error:
         unavailable(str(error))
 
@@ -116,4 +116,4 @@ def _refuse_elsewhere(cluster: Cluster) -> None:
         here = host == "localhost"
     if not here:
         pytest.fail(f"{cluster.kubeconfig} leads to {host}; tests use a cluster on this machine only", pytrace=False)
-    until(cluster.api.answers, f"the cluster of {cluster.kubeconfig} answers", seconds=30)
+    until(cluster.api.answers, f"the cluster of {cluster.kubeconfig} answers")

@@ -152,13 +152,17 @@ def test_held_pod_stays_pending(cluster: Cluster, namespace: str) -> None:
 
 
 def test_deleted_pod_takes_its_time_to_end(cluster: Cluster, namespace: str) -> None:
-    cluster.api.create(pod("slow", {SIGTERM_AFTER: "1s"}), namespace)
-    cluster.pods.wait(namespace)
+    cluster.api.create(pod("quick", {SIGTERM_AFTER: "1s"}), namespace)
+    cluster.api.create(pod("slow", {SIGTERM_AFTER: "10h"}), namespace)
+    cluster.pods.wait(namespace, count=2)
 
-    cluster.api.delete("v1", "Pod", "slow", namespace)
+    for name in ("slow", "quick"):
+        cluster.api.delete("v1", "Pod", name, namespace)
 
+    until(lambda: len(cluster.pods.list(namespace)) == 1, "one pod is gone")
     assert "deletionTimestamp" in cluster.pods.get(namespace, "slow")["metadata"]
-    until(lambda: not cluster.pods.list(namespace), "the pod is gone")
+    cluster.pods.succeed(namespace, "slow")
+    until(lambda: not cluster.pods.list(namespace), "so is the other one, when it has ended")
 
 
 def test_api_server_that_is_away_comes_back(cluster: Cluster, namespace: str) -> None:

@@ -41,7 +41,7 @@ asked = ((8000, "/readyz"), (8000, "/collective_rpc"), ({engine}, "/collective_r
 for port, path in asked:
     url, body = f"http://{address}:{{port}}{{path}}", None if path == "/readyz" else b"{{}}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=10) as reply:
+        with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as reply:
             print(port, path, reply.status)
     except urllib.error.HTTPError as error:
         print(port, path, error.code)

@@ -64,7 +64,7 @@ class Engine:
             body = {"model": "policy", "messages": messages, "add_generation_prompt": False}
             headers = b"content-type: application/json\r\n"
             url = Url(self.url).parent / "tokenize"
-            reply = await http.request(b"POST", url, headers, json.dumps(body).encode(), 30.0)
+            reply = await http.request(b"POST", url, headers, json.dumps(body).encode(), 300.0)
         finally:
             await http.close()
         ids: list[int] = json.loads(reply.body)["tokens"]

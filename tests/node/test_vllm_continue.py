@@ -187,7 +187,7 @@ async def test_three_steps_say_what_one_says(engine: tuple[str, Path]) -> None:
         http = HttpClient()
         for name, body in chats().items():
             kept, direct = [
-                json.loads((await http.request(b"POST", Url(at), JSON, json.dumps(body).encode(), 60.0)).body)
+                json.loads((await http.request(b"POST", Url(at), JSON, json.dumps(body).encode(), 300.0)).body)
                 for at in (f"{served}/v1/chat/completions", f"{url}/chat/completions")
             ]
             assert comparable(kept) == comparable(direct), name

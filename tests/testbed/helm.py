@@ -15,7 +15,7 @@ from testbed.build import binary
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "kubegym"
 RELEASE, NAMESPACE = "kubegym", "kubegym-system"
-_SECONDS = 180.0
+_SECONDS = 900.0  # a bound against hanging, longer than it is told to wait
 _SOURCE = re.compile(r"^# Source: kubegym/(\S+)$", re.MULTILINE)
 
 Object = dict[str, Any]

@@ -84,7 +84,7 @@ def deployment(namespace: str, **spec: Any) -> Object:
     return named(DEPLOYMENT, namespace, spec={"selector": {"matchLabels": labels}, "template": template, **spec})
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 240.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, seconds: float = 300.0) -> None:
     """Wait for something that others do; the limit is far above what it takes."""
     try:
         async with asyncio.timeout(seconds):

@@ -67,12 +67,10 @@ class Desk:
                 return found["status"], found["reason"], found["message"]
         return "Unknown", "", ""
 
-    def until(self, kind: str, name: str, type: str, status: str, reason: str, seconds: float = 90) -> str:
+    def until(self, kind: str, name: str, type: str, status: str, reason: str) -> str:
         """Wait for a condition; its message."""
         try:
-            until(
-                lambda: self.condition(kind, name, type)[:2] == (status, reason), f"{type} is {status}", seconds=seconds
-            )
+            until(lambda: self.condition(kind, name, type)[:2] == (status, reason), f"{type} is {status}")
         except TimeoutError as error:
             raise TimeoutError(f"{kind} {name}: {error}, {reason}; its status is {self.status(kind, name)}") from None
         return self.condition(kind, name, type)[2]
@@ -83,8 +81,11 @@ class Desk:
         return [pod["metadata"]["name"] for pod in self.cluster.pods.wait(self.namespace, labels, count=count)]
 
     def finish(self, job: str, words: Object | None = None) -> None:
-        """Let every pod of a Job end well."""
-        for name in self.workers(job):
+        """Let every pod of a Job end well, when all of them run."""
+        until(lambda: self.job(job) is not None, f"there is a Job {job}")
+        made = self.job(job)
+        assert made is not None, f"Job {job} is gone"
+        for name in self.workers(job, made["spec"]["parallelism"]):
             self.cluster.pods.succeed(self.namespace, name, json.dumps(words) if words is not None else "")
 
     def writes(self) -> list[str]:

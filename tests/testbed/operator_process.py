@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from testbed.k8s.process import Ended, Program, until
+from testbed.k8s.process import START_SECONDS, Ended, Program, until
 
 _numbers = itertools.count(1)
 _LISTENS = re.compile(r"probes and metrics on \('127\.0\.0\.1', (\d+)\)")
@@ -70,7 +70,7 @@ class OperatorProcess:
         found = _LISTENS.search(self.fresh_log)
         assert found is not None, "it does not listen"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}{path}", timeout=20) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{found[1]}{path}", timeout=START_SECONDS) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -112,9 +112,9 @@ class OperatorProcess:
         """As a crash."""
         self._program.kill()
 
-    def terminate(self, seconds: float = 60.0) -> int:
-        """As Kubernetes does; its exit code."""
-        return self._program.terminate(seconds)
+    def terminate(self) -> int:
+        """As Kubernetes does, but that it may take its time; its exit code."""
+        return self._program.terminate()
 
     def pause(self) -> None:
         """Let it hang."""

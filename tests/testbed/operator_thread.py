@@ -27,6 +27,7 @@ from kubegym_operator.reconcile.references import INDICES
 from kubegym_operator.reconcile.resync import Resync
 from kubegym_operator.watch.routes import Routes
 from kubegym_operator.watch.stream import Stream
+from testbed.k8s.process import START_SECONDS
 from testbed.operator_world import Answers, OpenFence
 
 
@@ -72,14 +73,14 @@ class OperatorThread:
         self._ready.clear()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="operator", daemon=True)
         self._thread.start()
-        assert self._ready.wait(60), "the operator does not start"
+        assert self._ready.wait(START_SECONDS), "the operator does not start"
         return self
 
     def stop(self) -> None:
         """End it, if it runs."""
         if self._loop is not None and self._stop is not None and self._thread is not None:
             self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(60)
+            self._thread.join(START_SECONDS)
             assert not self._thread.is_alive(), "the operator does not end"
             with warnings.catch_warnings():  # kopf leaves its connections to the garbage collector
                 warnings.simplefilter("ignore", ResourceWarning)
@@ -97,7 +98,7 @@ class OperatorThread:
             begun.set()
 
         self._loop.call_soon_threadsafe(look)
-        assert begun.wait(60), "the operator hangs"
+        assert begun.wait(START_SECONDS), "the operator hangs"
 
     def idle(self) -> bool:
         """Whether everything was looked at and nothing is due, nor about to be when its spacing is over."""
@@ -106,12 +107,12 @@ class OperatorThread:
         async def ask() -> bool:
             return self._idle()
 
-        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(60)
+        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(START_SECONDS)
 
     async def _run(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         configuration = await config.load(self._kubeconfig)
-        async with KubeClient(configuration, timeout=30) as api:
+        async with KubeClient(configuration, timeout=START_SECONDS) as api:
             cache = Cache(INDICES, revision=self._context.render_revision)
             events = EventRecorder(api, SystemClock(), "behaviour")
             executor = Executor(api, cache, OpenFence(), TokenBucket(1000, 1000), events, self.answers)
@@ -144,4 +145,4 @@ class OperatorThread:
             for task in (work, *looks):
                 task.cancel()
             await asyncio.gather(work, *looks, return_exceptions=True)
-            await stream.stop()
+            await stream.stop(START_SECONDS)

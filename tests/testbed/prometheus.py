@@ -1,4 +1,4 @@
-"""The real Prometheus (Debian's package) over what a test exports; it asks every second."""
+"""The real Prometheus (Debian's package) over what a test exports; it asks every 15 seconds."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def prometheus(registry: CollectorRegistry, folder: Path) -> Iterator[str]:
     running = Program("prometheus", [program, *flags, f"--web.listen-address=127.0.0.1:{port}"], folder)
     with _exported(registry) as target:
         job = {"job_name": "test", "honor_labels": True, "static_configs": [{"targets": [target]}]}
-        configuration = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s"}, "scrape_configs": [job]}
+        # What is not answered in time counts as gone, and nobody may wait longer than until the next time.
+        often = {"scrape_interval": "15s", "scrape_timeout": "15s"}
+        configuration = {"global": often, "scrape_configs": [job]}
         (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         try:
             running.start()

@@ -82,7 +82,7 @@ def on_both_loops(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[st
     def run(loop: str) -> None:
         factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
         with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(asyncio.wait_for(test(), 240))
+            runner.run(asyncio.wait_for(test(), 600))
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     return run

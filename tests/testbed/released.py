@@ -5,12 +5,14 @@ Nothing runs in the pods of a control plane with fake nodes, so that the operato
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from testbed.helm import NAMESPACE
 from testbed.k8s.cluster import Cluster
 from testbed.operator_process import OperatorProcess
+from testbed.rights import await_rights
 
 _PREFIX = "KUBEGYM_OPERATOR_"
 _DOWNWARD = {"metadata.name": "operator-0", "metadata.namespace": NAMESPACE}
@@ -37,5 +39,7 @@ def released(
     }
     settings = {name.removeprefix(_PREFIX).lower(): told.pop(name) for name in list(told) if name.startswith(_PREFIX)}
     settings["listen"] = "127.0.0.1:0"
+    watched = json.loads(settings.get("watch_namespaces", "[]"))
+    await_rights(cluster, pod["serviceAccountName"], settings["lease_name"], watched)
     account = cluster.kubeconfig_of(NAMESPACE, pod["serviceAccountName"])
     return OperatorProcess(account, folder, environment={**told, **(environment or {})}, **settings)

@@ -21,7 +21,7 @@ CONTEXT = BuildContext()
 def know_our_kinds(cluster: Cluster) -> None:
     """The three kinds are established, and there is a PriorityClass ``low``."""
     cluster.apply([yaml.safe_load(path.read_text()) for path in CRDS])
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"-f={path}" for path in CRDS))
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=300s", *(f"-f={path}" for path in CRDS))
     low = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "low"}, "value": 1}
     try:
         cluster.api.create(low)

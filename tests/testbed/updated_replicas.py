@@ -58,7 +58,7 @@ async def answers_of(folders: Sequence[Path]) -> list[dict[str, str]]:
             asked = [
                 {"messages": [{"role": "user", "content": q}], "temperature": 0, "max_tokens": 12} for q in QUESTIONS
             ]
-            replies = await asyncio.gather(*(engine.chat(body, 60.0) for body in asked))
+            replies = await asyncio.gather(*(engine.chat(body, 600.0) for body in asked))
             told.append({q: _said(reply) for q, reply in zip(QUESTIONS, replies, strict=True)})
             engine.close()
     differ = [q for q in QUESTIONS if len({answers[q] for answers in told}) == len(folders)]
@@ -95,7 +95,7 @@ class Orders:
         """A call; status and JSON."""
         headers = f"authorization: Bearer {TOKEN}\r\n".encode()
         data = b"" if body is None else json.dumps(body).encode()
-        reply = await self._http.request(method, Url(url), headers, data, 120.0)
+        reply = await self._http.request(method, Url(url), headers, data, 600.0)
         return reply.status, json.loads(reply.body or b"null")
 
     async def ready(self, control: str) -> None:

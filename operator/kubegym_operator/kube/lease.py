@@ -210,7 +210,7 @@ class Lease:
             if self._renewed is not None:
                 self._renewed = None
                 try:
-                    async with asyncio.timeout(_ATTEMPT_SECONDS):
+                    async with asyncio.timeout(self._times.attempt):
                         await election.release()
                 except (KubeError, TimeoutError) as error:
                     log.warning("the lease could not be released: %s", error)

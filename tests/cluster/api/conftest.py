@@ -20,15 +20,15 @@ def crds(cluster: Cluster) -> None:
     """The three kinds are established, and taken at once."""
     for path in CRDS:
         cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(path))
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"-f={path}" for path in CRDS))
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=300s", *(f"-f={path}" for path in CRDS))
     for kind in SPECS:
-        until(lambda kind=kind: _takes(cluster, kind), f"the API server takes a {kind}", seconds=120)
+        until(lambda kind=kind: _takes(cluster, kind), f"the API server takes a {kind}")
 
 
 def _takes(cluster: Cluster, kind: str) -> bool:
     try:
         path = cluster.api.path(API_VERSION, kind, "default")
-        cluster.api.request("POST", path, manifest(kind, name="warm-up"), query={"dryRun": "All"}, timeout=60)
+        cluster.api.request("POST", path, manifest(kind, name="warm-up"), query={"dryRun": "All"})
     except Refused as refused:
         if refused.code in NOT_YET:
             return False

@@ -247,7 +247,7 @@ def test_wait_for_complete(cluster: Cluster, namespace: str) -> None:
 
     status = {"observedGeneration": 1, "conditions": [condition("Complete", reason="Completed")]}
     cluster.api.patch(API_VERSION, "RolloutJob", "x", {"status": status}, namespace, subresource="status")
-    cluster.wait("rj/x", "Complete", namespace, seconds=120)
+    cluster.wait("rj/x", "Complete", namespace)
 
 
 STATUSES: dict[str, dict[str, Any]] = {

@@ -149,7 +149,7 @@ def test_the_horizontal_pod_autoscaler_scales_it(desk: Desk, tmp_path: Path) -> 
         assert scaled.replicas() == (4, 4, 4), "another operator leaves it, too"
         metrics.values[place] = 0.0
         scaled.to(1)
-        assert (scaled.autoscaler() or {})["status"]["desiredReplicas"] == 1
+        until(lambda: (scaled.autoscaler() or {})["status"]["desiredReplicas"] == 1, "the autoscaler says so, too")
     assert scaled.written_by_operator() == 1, "the first number, and none after it"
 
 

@@ -62,7 +62,7 @@ def test_a_preempted_run_goes_on_later(queued: Desk) -> None:
     queued.until("RolloutJob", "run", "Suspended", "True", "QuotaPending")
     queued.finish("urgent")
     queued.finish("urgent-finalise", DONE)
-    queued.until("RolloutJob", "run", "Progressing", "True", "Collecting", seconds=180)
+    queued.until("RolloutJob", "run", "Progressing", "True", "Collecting")
     assert queued.status("RolloutJob", "run")["jobName"] == "run", "the same Job goes on"
 
 
@@ -86,5 +86,5 @@ def test_a_preempted_model_pauses_its_runs(queued: Desk) -> None:
         lambda: not queued.cluster.pods.list(queued.namespace, "batch.kubernetes.io/job-name=run"), "no worker is left"
     )
     queued.cluster.kubectl("delete", "modelserver/other", namespace=queued.namespace)
-    queued.until("RolloutJob", "run", "Progressing", "True", "Collecting", seconds=180)
+    queued.until("RolloutJob", "run", "Progressing", "True", "Collecting")
     assert queued.condition("RolloutJob", "run", "Failed")[0] == "False"

@@ -165,7 +165,7 @@ def test_deleting_takes_everything_along(desk: Desk) -> None:
     def gone() -> bool:
         return not any(desk.cluster.api.list(version, kind, desk.namespace) for version, kind in kinds)
 
-    until(gone, "nothing is left", seconds=120)
+    until(gone, "nothing is left")
 
 
 def test_several_environments_in_one_run(desk: Desk) -> None:

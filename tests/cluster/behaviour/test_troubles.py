@@ -16,7 +16,7 @@ GPU_SERVER: Object = {
 
 def test_the_scheduler_says_why_a_model_gets_no_gpus(desk: Desk) -> None:
     desk.apply(environment(models={"policy": {"server": GPU_SERVER}}), rollout_job())
-    until(lambda: desk.condition("GymEnvironment", "math", "Reconciling")[0] == "True", "it is looked at")
+    until(lambda: desk.condition("GymEnvironment", "math", "Reconciling")[0] != "Unknown", "it is looked at")
     desk.cluster.pods.wait(desk.namespace, "app.kubernetes.io/component=model", phase="Pending")
     desk.operator.look(20)
     message = desk.until("GymEnvironment", "math", "Stalled", "True", "Unschedulable")
@@ -56,8 +56,11 @@ def test_a_quota_says_why_there_are_no_pods(desk: Desk) -> None:
     until(lambda: desk.job("run") is not None, "the Job is there")
     until(lambda: (desk.job("run") or {}).get("status", {}).get("startTime") is not None, "it is started")
 
+    desk.operator.look(15)
+
     def refused() -> bool:
-        desk.operator.look(15)
+        desk.operator.look()  # that they were refused the Job controller tells by an event, which nobody watches
+        until(desk.operator.idle, "it was looked at")
         return desk.condition("RolloutJob", "run", "Stalled")[:2] == ("True", "QuotaExceeded")
 
     until(refused, "the run says that its pods were refused")

@@ -58,14 +58,18 @@ def replicas(desk: Desk) -> dict[str, str]:
     return {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in pods if pod["status"].get("podIP")}
 
 
-def obey(desk: Desk, told: Told) -> set[str]:
-    """Those that were ordered do so; their addresses."""
-    orders = desk.operator.answers.orders
-    until(lambda: bool(orders), "somebody is told")
-    addresses = {order.address for order in list(orders)}
-    for address in addresses:
-        desk.operator.answers.told[address] = told
-    orders.clear()
+def obey(desk: Desk, version: int, told: Told) -> set[str]:
+    """Those that were ordered to serve a version say this from now on; the addresses of those that were news."""
+    answers = desk.operator.answers
+
+    def ordered() -> set[str]:
+        """An order that was on its way is said twice."""
+        addresses = {order.address for order in list(answers.orders) if order.body["version"] == version}
+        return {address for address in addresses if answers.told[address] != told}
+
+    until(lambda: bool(ordered()), f"somebody is told of version {version}")
+    addresses = ordered()
+    answers.told.update(dict.fromkeys(addresses, told))
     return addresses
 
 
@@ -88,24 +92,19 @@ def test_weights_go_from_replica_to_replica_and_what_does_not_prove_is_told(desk
     before = replicas(desk)
 
     desk.apply(manifest(7))
-    seen: list[set[str]] = []
-    while len(seen) < 3:
-        told = obey(desk, Told(7))
-        if told not in seen:  # an order that was on its way is said twice
-            seen.append(told)
+    for _ in range(3):
+        assert len(obey(desk, 7, Told(7))) == 1, "one after the other"
         assert versions()[0] in (6, 7)
     until(lambda: versions() == (7, 7), "all serve version 7")
-    assert all(len(one) == 1 for one in seen), "one after the other"
     desk.until("ModelServer", "m", "Ready", "True", "Available")
     assert replicas(desk) == before, "no pod was replaced"
     quiet(desk)
 
-    desk.operator.answers.orders.clear()
     desk.apply(manifest(8))
     failed = Told(7, failed=8, reason="WeightsCorrupt", message="they differ by 2.3 nats a token")
-    obey(desk, failed)
-    until(lambda: len({one.address for one in desk.operator.answers.orders} - set(before.values())) == 0, "of ours")
-    until(lambda: desk.condition("ModelServer", "m", "Stalled")[0] == "True" or bool(obey(desk, failed)), "it stands")
+    for _ in range(2):  # the second one shows that it is not the fault of the first
+        assert len(obey(desk, 8, failed)) == 1, "one after the other"
+    assert {order.address for order in desk.operator.answers.orders} <= set(before.values()), "of ours"
     assert "2.3 nats" in desk.until("ModelServer", "m", "Stalled", "True", "WeightsCorrupt")
     assert desk.condition("ModelServer", "m", "Serving")[:2] == ("True", "Available")
     assert versions() == (7, 8)
@@ -113,7 +112,9 @@ def test_weights_go_from_replica_to_replica_and_what_does_not_prove_is_told(desk
     assert config is not None
     announced = json.loads(config["data"]["announced.json"])
     assert (announced["wanted"]["version"], announced["good"]["version"]) == (8, 7)
-    events = desk.cluster.kubectl("get", "events", "-o", "json", namespace=desk.namespace)
-    reasons = [event["reason"] for event in json.loads(events)["items"] if event["involvedObject"]["name"] == "m"]
-    assert "WeightsUpdated" in reasons
-    assert "WeightsCorrupt" in reasons
+
+    def told() -> set[str]:
+        events = json.loads(desk.cluster.kubectl("get", "events", "-o", "json", namespace=desk.namespace))["items"]
+        return {event["reason"] for event in events if event["involvedObject"]["name"] == "m"}
+
+    until(lambda: told() >= {"WeightsUpdated", "WeightsCorrupt"}, "events tell of both")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -34,17 +34,17 @@ def new_cluster(scratch: Path) -> Iterator[Cluster]:
     try:
         with control_plane() as plane:
             found = Cluster(plane.kubeconfig, scratch, plane)
-            found.apply(prometheus_operator_crds())
-            await_definitions(found, "monitoring.coreos.com")
-            restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
-            found.apply(
-                [
-                    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": restricted}}
-                    for name in (NAMESPACE, *TEAMS)
-                ]
-            )
-            yield found
-            found.api.close()
+            with closing(found.api):
+                found.apply(prometheus_operator_crds())
+                await_definitions(found, "monitoring.coreos.com")
+                restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+                found.apply(
+                    [
+                        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": restricted}}
+                        for name in (NAMESPACE, *TEAMS)
+                    ]
+                )
+                yield found
     except CannotBuild as error:
         unavailable(str(error))
 

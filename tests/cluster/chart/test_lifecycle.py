@@ -20,7 +20,7 @@ from testbed.k8s.process import until
 
 CRD = "apiextensions.k8s.io/v1", "CustomResourceDefinition"
 ENVIRONMENTS = "gymenvironments.kubegym.dev"
-WAIT = (f"--namespace={NAMESPACE}", "--wait", "--timeout=120s")
+WAIT = (f"--namespace={NAMESPACE}", "--wait", "--timeout=600s")
 ENVIRONMENT = {
     "apiVersion": "kubegym.dev/v1alpha1",
     "kind": "GymEnvironment",
@@ -176,7 +176,7 @@ def test_helm_test_believes_its_pod(installer: Helm, chart_cluster: Cluster) -> 
 
     def ask() -> None:
         try:
-            said.append(installer.run("test", RELEASE, f"--namespace={NAMESPACE}", "--timeout=120s"))
+            said.append(installer.run("test", RELEASE, f"--namespace={NAMESPACE}", "--timeout=600s"))
         except HelmFailed as failed:
             said.append(str(failed))
 
@@ -185,6 +185,6 @@ def test_helm_test_believes_its_pod(installer: Helm, chart_cluster: Cluster) -> 
         asking.start()
         chart_cluster.pods.wait(NAMESPACE, "app.kubernetes.io/component=test")
         end(NAMESPACE, "kubegym-operator-test")
-        asking.join(150)
+        asking.join()
     assert "Phase:          Succeeded" in said[0]
     assert "failed" in said[1]

@@ -14,6 +14,7 @@ from kubegym_operator.build.labels import OWNER_NAME
 from testbed.helm import CHART, NAMESPACE, Helm, Object
 from testbed.k8s.cluster import Cluster
 from testbed.k8s.process import until
+from testbed.rights import await_rights, may
 
 ROOT = CHART.parents[1]
 CASES = [path for path in sorted((Path(__file__).parent / "cases").glob("*.yaml")) if "refuses" not in path.stem]
@@ -57,30 +58,7 @@ def rendered_rights(helm: Helm, cluster: Cluster, values: Object) -> str:
     made = [*rendered["templates/serviceaccount.yaml"], *rendered["templates/rbac.yaml"]]
     cluster.apply(made)
     account = rendered["templates/serviceaccount.yaml"][0]["metadata"]["name"]
-    return f"system:serviceaccount:{NAMESPACE}:{account}"
-
-
-def may(cluster: Cluster, user: str, verb: str, resource: str, namespace: str | None, name: str = "") -> bool:
-    """Whether a user may: ``resource`` is ``group/resource`` or ``group/resource/subresource``; "core" has no name."""
-    group, plural, *subresource = resource.split("/")
-    review = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {
-            "user": user,
-            "groups": ["system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}", "system:authenticated"],
-            "resourceAttributes": {
-                "verb": verb,
-                "group": "" if group == "core" else group,
-                "resource": plural,
-                "subresource": "".join(subresource),
-                "namespace": namespace or "",
-                "name": name,
-            },
-        },
-    }
-    answer = cluster.api.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
-    return bool(answer["status"]["allowed"])
+    return await_rights(cluster, account, f"{values['fullnameOverride']}-operator", values.get("watchNamespaces", ()))
 
 
 CHILDREN = (
@@ -206,7 +184,7 @@ def test_who_views_or_edits_a_namespace_does_so_with_runs(helm: Helm, shared_clu
         return {verb for verb in verbs if may(shared_cluster, user, verb, jobs, "team-a")}
 
     def aggregated() -> bool:
-        return rights("viewer") >= {"get"} and rights("editor") >= {"delete"}
+        return rights("viewer") >= {"get"} and rights("editor") >= {"get", "delete"}
 
     until(aggregated, "the cluster's roles have ours")
     assert rights("viewer") == {"get", "list", "watch"}

@@ -90,7 +90,7 @@ def test_it_works_with_what_the_chart_gives_it(
             "Suspended" in chart_cluster.kubectl("describe", "genv/served", namespace="team-a").partition("Events:")[2]
         )
 
-        chart_cluster.kubectl("delete", "rj,genv", "--all", "--timeout=60s", namespace="team-a")
+        chart_cluster.kubectl("delete", "rj,genv", "--all", "--timeout=300s", namespace="team-a")
         until(
             lambda: chart_cluster.api.list("apps/v1", "Deployment", "team-a") == [],
             "the environments' children are gone",

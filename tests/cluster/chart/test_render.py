@@ -93,7 +93,7 @@ def test_the_operator_understands_its_settings(helm: Helm, path: Path) -> None:
 
     code = "from kubegym_operator.settings import OperatorSettings; print(OperatorSettings().model_dump_json())"
     done = subprocess.run(
-        [sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", code], env=told, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
     read = json.loads(done.stdout)

@@ -123,7 +123,7 @@ def operating(cluster: Cluster, folder: Path, sources: Path) -> Iterator[None]:
 def test_no_pod_is_restarted(installer: Helm, chart_cluster: Cluster, tmp_path: Path, before: Path) -> None:
     restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
     chart_cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TEAM, "labels": restricted}})
-    flags = (f"--namespace={NAMESPACE}", "--wait", "--timeout=180s")
+    flags = (f"--namespace={NAMESPACE}", "--wait", "--timeout=600s")
     installer.run("install", RELEASE, before / "charts" / "kubegym", *flags, values={"operator": PATIENT})
     with pod_answers() as address:
         chart_cluster.apply([environment(number, address) for number in range(ENVIRONMENTS)])

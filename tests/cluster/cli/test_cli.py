@@ -41,7 +41,7 @@ def call(cluster: Cluster, *command: str, kubeconfig: Path | None = None) -> Sai
         "HOME": str(cluster.kubeconfig.parent),
         "KUBECONFIG": str(kubeconfig or cluster.kubeconfig),
     }
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd=ROOT, check=False)
     return Said(done)
 
 

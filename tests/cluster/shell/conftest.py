@@ -127,6 +127,25 @@ class Space:
         goal = operator.metric("kubegym_reconcile_total") + times * max(1.0, count)
         until(lambda: operator.metric("kubegym_reconcile_total") >= goal, "everything is looked at")
 
+    def await_watching(self, operator: OperatorProcess, name: str) -> None:
+        """Wait until an operator is told by a watch when this environment changes.
+
+        What it hears first may be the list that the watch begins with.
+        """
+        for _ in range(2):
+            heard = operator.metric("kubegym_watch_events_total", kind="GymEnvironment")
+            until(partial(self._hears, operator, name, heard), f"a watch tells of {name}")
+
+    def _hears(self, operator: OperatorProcess, name: str, heard: float) -> bool:
+        touched = {"metadata": {"annotations": {"touched": str(next(_numbers))}}}
+        self.cluster.api.patch(GROUP_VERSION, "GymEnvironment", name, touched, self.name)
+        return operator.metric("kubegym_watch_events_total", kind="GymEnvironment") > heard
+
+    def free_lease(self, name: str = "kubegym-operator") -> None:
+        """Let a lease, whose holder has ended, be over a second from now."""
+        over = {"spec": {"leaseDurationSeconds": 1}}
+        self.cluster.api.patch("coordination.k8s.io/v1", "Lease", name, over, self.name)
+
     def await_writes(self, count: int) -> None:
         """Wait until operators have written that often, since the beginning."""
         until(lambda: len(self.writes()) >= count, f"{count} writes")

@@ -30,7 +30,7 @@ def test_a_steady_state_costs_no_write(operator: StartOperator, space: Space) ->
 
 
 def test_it_ends_cleanly_and_lets_the_lease_go(operator: StartOperator, space: Space) -> None:
-    process = operator()
+    process = operator(lease_duration_seconds=600, lease_renew_seconds=500)
     assert process.terminate() == 0
     assert process.fresh_log.rstrip().endswith("stopped")
     lease = space.stored("kubegym-operator", "Lease", "coordination.k8s.io/v1")
@@ -105,7 +105,7 @@ def test_a_kind_that_is_installed_later_is_used_and_watched(
     groups.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": definitions(LWS)}))
     cluster.kubectl("apply", "--server-side", "-f", str(groups))
     try:
-        until(lambda: _group(space) is not None, "it is made", seconds=120)
+        until(lambda: _group(space) is not None, "it is made")
 
         def watched() -> bool:
             cluster.kubectl(
@@ -113,7 +113,7 @@ def test_a_kind_that_is_installed_later_is_used_and_watched(
             )
             return process.metric("kubegym_watch_events_total", kind="LeaderWorkerSet") > 0
 
-        until(watched, "it is watched", seconds=120)
+        until(watched, "it is watched")
         first = (_group(space) or {})["metadata"]["uid"]
         cluster.kubectl("delete", "leaderworkerset/wide-group", namespace=space.name)
         until(lambda: (_group(space) or {"metadata": {"uid": first}})["metadata"]["uid"] != first, "it is made again")

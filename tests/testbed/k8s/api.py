@@ -61,7 +61,7 @@ class Api:
         *,
         content_type: str = "application/json",
         query: dict[str, str] | None = None,
-        timeout: float = 120.0,
+        timeout: float = 300.0,
     ) -> Any:
         """One request: the answer, decoded where it is JSON.
 

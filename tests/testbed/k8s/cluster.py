@@ -16,9 +16,9 @@ from testbed.build import binary
 from testbed.k8s.api import Api, Object
 from testbed.k8s.control_plane import ControlPlane
 from testbed.k8s.pods import Pods
-from testbed.k8s.process import until
+from testbed.k8s.process import START_SECONDS, until
 
-_KUBECTL_SECONDS = 300.0
+_KUBECTL_SECONDS = 2 * START_SECONDS  # a bound against hanging, longer than it is told to wait
 _numbers = itertools.count(1)
 
 
@@ -86,7 +86,7 @@ class Cluster:
             manifests = yaml.safe_dump_all([manifests] if isinstance(manifests, dict) else manifests)
         return self.kubectl("apply", "--server-side", "-f", "-", namespace=namespace, stdin=manifests)
 
-    def wait(self, resource: str, condition: str, namespace: str, seconds: float = 60) -> None:
+    def wait(self, resource: str, condition: str, namespace: str, seconds: float = START_SECONDS) -> None:
         """``kubectl wait --for=condition=... <resource>``, where the object is there."""
         self.kubectl("wait", f"--for=condition={condition}", resource, f"--timeout={seconds:.0f}s", namespace=namespace)
 

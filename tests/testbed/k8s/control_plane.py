@@ -209,6 +209,7 @@ class _Flags:
             f"--etcd-servers=http://127.0.0.1:{etcd}",
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
+            "--request-timeout=300s",  # a bound against hanging, on a machine under load
             # There is no address of a node: one for documentation, and nobody keeps the Service's endpoints.
             "--advertise-address=192.0.2.2",
             "--endpoint-reconciler-type=none",

@@ -16,7 +16,7 @@ from testbed.build import binary, cache, module_folder
 from testbed.components import COMPONENTS
 from testbed.k8s.api import APPLY, Api, Refused
 from testbed.k8s.pki import Authority
-from testbed.k8s.process import Program, answers, free_ports, until
+from testbed.k8s.process import START_SECONDS, Program, answers, free_ports, until
 
 # Of what a controller ships; the rest puts it into a pod, and says who may do what.
 _APPLIED = {
@@ -100,7 +100,7 @@ def _manifests(controller: Controller) -> list[dict[str, Any]]:
     if not rendered.exists():
         kustomization = module_folder(controller.name) / "config" / "default"
         done = subprocess.run(
-            [binary("kubectl"), "kustomize", kustomization], capture_output=True, timeout=120, check=True
+            [binary("kubectl"), "kustomize", kustomization], capture_output=True, timeout=START_SECONDS, check=True
         )
         documents = yaml.load_all(done.stdout, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         partial = rendered.with_suffix(f".{os.getpid()}.partial")
@@ -124,7 +124,9 @@ def _configuration(manifests: list[dict[str, Any]], folder: Path, health: int, w
 
 
 def _lead_to_host(manifest: dict[str, Any], port: int, trusted: str) -> None:
-    """Let the API server call webhooks on loopback instead of through a Service."""
+    """Let the API server call webhooks on loopback instead of through a Service, and be patient with them."""
+    for hook in manifest.get("webhooks", []):
+        hook["timeoutSeconds"] = 30  # the most there is: a stall of the controller would fail what a test writes
     clients = [hook["clientConfig"] for hook in manifest.get("webhooks", [])]
     conversion = manifest.get("spec", {}).get("conversion", {}).get("webhook")
     if conversion:

@@ -45,6 +45,7 @@ def keda(cluster: Cluster, folder: Path) -> Iterator[None]:
     kubeconfig = cluster.kubeconfig_of(NAMESPACE, _ACCOUNT)
     environment = {"KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": NAMESPACE, "WATCH_NAMESPACE": ""}
     environment["KEDA_CLUSTER_OBJECT_NAMESPACE"] = NAMESPACE
+    environment["KEDA_HTTP_DEFAULT_TIMEOUT"] = "120000"  # milliseconds that whoever it asks may take
     served, asking = _keys(cluster.plane, folder)
     health, metrics, api = free_ports(3)
     operator_flags = [

@@ -8,7 +8,7 @@ from typing import Any
 
 from testbed.k8s.api import Api, Object, Objects, Refused
 from testbed.k8s.kwok import HOLD
-from testbed.k8s.process import until
+from testbed.k8s.process import START_SECONDS, until
 
 
 class Pods:
@@ -29,7 +29,13 @@ class Pods:
         return sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
 
     def wait(
-        self, namespace: str, labels: str = "", *, count: int = 1, phase: str = "Running", seconds: float = 60
+        self,
+        namespace: str,
+        labels: str = "",
+        *,
+        count: int = 1,
+        phase: str = "Running",
+        seconds: float = START_SECONDS,
     ) -> Objects:
         """Wait until ``count`` pods, none of them being deleted, are in a phase; they."""
         found: Objects = []

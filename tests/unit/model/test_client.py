@@ -221,19 +221,25 @@ class TestRetries:
         async def script(peer: Peer) -> None:
             nonlocal asked
             await peer.request()
+            peer.ok(b"{}")
+            await peer.request()
             asked += 1
             await peer.gone()
 
         async with raw_server(script) as url:
             client = ChatClient(url, "m", faults=AT_ONCE)
+            await client.get("models", 300.0)  # from now on there is a connection: the time is the reply's alone
             with pytest.raises(ModelTimeout, match="no whole reply") as caught:
                 await client.respond(ASK, context(0.1))
             assert caught.value.retryable
             assert asked == 1
             with pytest.raises(ModelTimeout, match="no time was left"):
                 await client.respond(ASK, context(0.0))
+            await client.close()
+            client = ChatClient(url, "m", faults=AT_ONCE, request_timeout=0.05)
+            await asyncio.gather(*(client.get("models", 300.0) for _ in range(2)))  # a connection for each try
             with pytest.raises(ModelTimeout):
-                await ChatClient(url, "m", faults=AT_ONCE, request_timeout=0.05).respond(ASK, context())
+                await client.respond(ASK, context())
             await client.close()
 
 

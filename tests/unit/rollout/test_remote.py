@@ -12,6 +12,7 @@ import pytest
 from kubegym.core.errors import InvalidSpec
 from kubegym.core.protocols import Assignment, Attempt, EnvironmentInfo
 from kubegym.core.rows import build_row
+from kubegym.http import HttpClient, Url
 from kubegym.rollout.remote import RemoteAgent, RemoteEpisodes
 from testbed.foreign_servers import Answer, Seen, Told, answering, foreign_agent, responses_object
 
@@ -214,7 +215,7 @@ async def test_dead_replicas_cost_nothing_and_the_rest_share(episodes: Ask) -> N
 
     remote = await episodes(slow(0), slow(1), dead=1)
     running = [asyncio.ensure_future(remote.run(assignment())) for _ in range(8)]
-    await asyncio.wait_for(all_came.wait(), 30)
+    await asyncio.wait_for(all_came.wait(), 300)
     assert served == [4, 4]
     release.set()
     assert {attempt.outcome for attempt in await asyncio.gather(*running)} == {"scored"}
@@ -225,12 +226,19 @@ async def test_no_replica_at_all(episodes: Ask) -> None:
     assert told(attempt) == ("agent", "AgentUnavailable", True)
 
 
-async def test_a_foreign_agent_that_never_answers(episodes: Ask) -> None:
+async def test_a_foreign_agent_that_never_answers() -> None:
     async def never(request: Seen) -> Told:
-        await asyncio.Event().wait()
-        raise AssertionError
+        if request.path == "/run":
+            await asyncio.Event().wait()
+        return Told({})
 
-    attempt = await (await episodes(never, ours=False, deadline_seconds=0.05)).run(assignment())
+    async with answering(never) as url, AsyncExitStack() as stack:
+        http = HttpClient()
+        stack.push_async_callback(http.close)
+        remote = RemoteEpisodes({"count": RemoteAgent([url], INFO, ours=False, deadline_seconds=0.05)}, http=http)
+        # From then on there is a connection: the time is the reply's alone.
+        await http.request(b"GET", Url(url) / "health", b"", b"", 300.0)
+        attempt = await remote.run(assignment())
     assert told(attempt) == ("agent", "DeadlineExceeded", False)
 
 

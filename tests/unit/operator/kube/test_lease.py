@@ -15,6 +15,11 @@ from kubegym_operator.kube.protocol import KubeApi, Object
 
 TIMES = LeaseTimes(retry=2.0, write=8.0, renew=10.0, duration=15.0)
 QUICK = LeaseTimes(retry=0.02, write=0.3, renew=0.4, duration=1.0)
+"""Lost soon."""
+PATIENT = LeaseTimes(retry=0.02, write=300.0, renew=400.0, duration=500.0)
+"""Kept, however busy the machine is."""
+WAIT = 300.0
+"""Seconds, against hanging."""
 
 
 class Time:
@@ -148,11 +153,11 @@ class Loss:
 
 async def test_the_thread_holds_it_and_lets_it_go() -> None:
     api, loss = MemoryKube(), Loss()
-    lease = Lease(connected(api), "home", "operator", "me", loss, QUICK)
+    lease = Lease(connected(api), "home", "operator", "me", loss, PATIENT)
     with pytest.raises(Fenced):
         lease.check()
     lease.start()
-    await asyncio.wait_for(lease.acquired(), 10)
+    await asyncio.wait_for(lease.acquired(), WAIT)
     assert lease.leading
     lease.check()
     await lease.stop()
@@ -169,9 +174,9 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_and_nothing_is_written_bef
     api, loss = MemoryKube(), Loss()
     lease = Lease(connected(api), "home", "operator", "me", loss, QUICK)
     lease.start()
-    await asyncio.wait_for(lease.acquired(), 10)
+    await asyncio.wait_for(lease.acquired(), WAIT)
     api.down = True
-    assert await asyncio.to_thread(loss.told.wait, 10)
+    assert await asyncio.to_thread(loss.told.wait, WAIT)
     with pytest.raises(Fenced):
         lease.check()
     assert loss.why == ["the lease could not be renewed in time"]
@@ -180,23 +185,23 @@ async def test_a_lease_that_cannot_be_renewed_is_lost_and_nothing_is_written_bef
 
 async def test_a_lease_that_another_holds_is_lost_at_once() -> None:
     api, loss = MemoryKube(), Loss()
-    lease = Lease(connected(api), "home", "operator", "me", loss, QUICK)
+    lease = Lease(connected(api), "home", "operator", "me", loss, PATIENT)
     lease.start()
-    await asyncio.wait_for(lease.acquired(), 10)
+    await asyncio.wait_for(lease.acquired(), WAIT)
     await api.patch(LEASE, "home", "operator", {"spec": {"holderIdentity": "usurper"}})
-    assert await asyncio.to_thread(loss.told.wait, 10)
+    assert await asyncio.to_thread(loss.told.wait, WAIT)
     assert loss.why == ["another operator holds the lease"]
 
 
 async def test_a_standby_takes_over_when_the_leader_lets_go() -> None:
     api = MemoryKube()
-    leader, standby = (Lease(connected(api), "home", "operator", name, Loss(), QUICK) for name in ("a", "b"))
+    leader, standby = (Lease(connected(api), "home", "operator", name, Loss(), PATIENT) for name in ("a", "b"))
     leader.start()
-    await asyncio.wait_for(leader.acquired(), 10)
+    await asyncio.wait_for(leader.acquired(), WAIT)
     standby.start()
     assert not standby.leading
     await leader.stop()
-    await asyncio.wait_for(standby.acquired(), 10)
+    await asyncio.wait_for(standby.acquired(), WAIT)
     await standby.stop()
 
 
@@ -208,5 +213,5 @@ async def test_a_thread_that_breaks_ends_the_process() -> None:
 
     loss = Loss()
     Lease(broken, "home", "operator", "me", loss, QUICK).start()
-    assert await asyncio.to_thread(loss.told.wait, 10)
+    assert await asyncio.to_thread(loss.told.wait, WAIT)
     assert "no way" in loss.why[0]
