@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
-from testbed.wire_client import ROW, Answer, Wire
+from testbed.wire_client import LIMIT_SECONDS, ROW, Answer, Wire
 from testbed.wire_targets import Fleet, script
 
 pytestmark = pytest.mark.contract
 
 SERVERS = ("resources", "agent", "model")
 EXAMPLES = 25
-OBEDIENT = ("/wait", "/repeat")
+OBEDIENT = ("/wait", "/wait_for", "/repeat")
 """Tools of the test's own environment that take as long, or answer as much, as their arguments say."""
 QUIET = settings(
     max_examples=EXAMPLES,
@@ -147,7 +147,7 @@ def send_by(operation: schemathesis.APIOperation, mode: GenerationMode, url: str
     @QUIET
     @given(case=operation.as_strategy(mode))
     def holds(case: schemathesis.Case) -> None:
-        reply = case.call(base_url=url, timeout=60)
+        reply = case.call(base_url=url, timeout=LIMIT_SECONDS)
         check(reply.status_code, (reply.headers.get("content-type") or [None])[0], reply.content, allowed)
 
     holds()
