@@ -11,7 +11,7 @@ no reaction within ``grace`` seconds      ``on_stall(label, stack)``: it is stuc
 ========================================= ==============================================================
 
 Both times count from the first look, because the watchdog's own thread may be late on a busy machine, and wall time
-without what the loop's thread waited for a processor.
+without what either thread waited for a processor.
 
 The interrupt must never hit code outside of the guarded region. Both sides are ordered by the interpreter lock: the
 watchdog announces (``_firing``), then checks that the entry is still there; the loop removes the entry, then looks for
@@ -162,7 +162,8 @@ class Watchdog:
         """Look once.
 
         Args:
-            now: ``time.monotonic()``, less the seconds for which the guarded thread was ready and had no processor.
+            now: ``time.monotonic()``, less the seconds for which the guarded thread, or the one that looks and may hold
+                the interpreter lock meanwhile, was ready and had no processor.
             cpu: the guarded thread's CPU seconds.
         """
         entry = self._entry
@@ -180,9 +181,10 @@ class Watchdog:
             self._fire(entry, _WallInterrupt, now)
 
     def _watch(self, stop: threading.Event, owner: threading.Thread) -> None:
+        threads = (self._native_id, threading.get_native_id())
         while not stop.wait(self._poll) and owner.is_alive():
             if self._entry is not None:
-                self.inspect(time.monotonic() - thread_queued_seconds(self._native_id), self._cpu_time())
+                self.inspect(time.monotonic() - sum(map(thread_queued_seconds, threads)), self._cpu_time())
 
     def _cpu_time(self) -> float:
         return time.clock_gettime(self._cpu_clock) if self._cpu_clock is not None else time.process_time()
